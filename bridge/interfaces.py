@@ -1,0 +1,140 @@
+"""The words of the house.
+
+Legend, used in every shape of the project: B batch, N queries, L tokens, D width, T tapped layers, P pooled width, C H W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from metabridge.bridge.recipe import Objective
+
+Inputs = dict[str, Tensor]  # one collated batch, by name: input_ids, attention_mask, pixel_values, ...
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One earlier turn of a conversation."""
+
+    role: str  # "user" | "assistant"
+    text: str
+    images: tuple[Image.Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of any task: text to image, edit, compose, reconstruct, dialogue."""
+
+    prompt: str
+    images: tuple[Image.Image, ...] = ()  # what the brain looks at
+    target: Image.Image | None = None  # what the hand should draw; None when drawing
+    history: tuple[Turn, ...] = ()
+    thought: str | None = None  # read after the prompt, before the queries; None = the queries stand right after the prompt
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a brain has read so far. Queries never enter it; a query, a reply or a further read leaves it as it was."""
+
+    cache: Any  # the brain's own: keys and values of every layer read
+    mask: Tensor  # [B, L], 1 = a real token
+    position: Tensor  # [B], the first free position of each row
+    depth: int | None = None  # layers that were run; None = all
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The only thing that crosses the bridge."""
+
+    embeds: Tensor  # [B, L, D]
+    mask: Tensor  # [B, L], 1 = attend
+    pooled: Tensor | None = None  # [B, P]
+    references: Tensor | None = None  # [B, C, H, W] latents of source pictures
+
+
+class Collate(Protocol):
+    """Examples -> tensors. Holds no weights, so a DataLoader worker may carry it.
+
+    `think=True` puts the prompt into the brain's think template, the form in which it is asked for a thought. An example that has a
+    thought is always read in that form, with the thought after the generation prompt and no end-of-turn token.
+    """
+
+    def __call__(self, examples: Sequence[Example], *, think: bool = False) -> Inputs: ...
+
+
+class Brain(nn.Module):
+    """A frozen multimodal LLM."""
+
+    width: int
+    num_layers: int
+    collate: Collate
+    identity: dict[str, str]  # repo, revision, fingerprint
+
+    def read(self, inputs: Inputs, memory: Memory | None = None, depth: int | None = None) -> Memory:
+        """Read a batch, without gradient, onto `memory` or from nothing. `depth` = layers to run (training passes the deepest tap)."""
+        raise NotImplementedError
+
+    def query(self, memory: Memory, queries: Tensor, taps: Sequence[int]) -> Tensor:
+        """Hidden states [B, N, T*D] of `queries` [N, D] read after `memory`; gradient reaches the queries only.
+
+        Tap k is the output of decoder layer k (1 = the first), -1 the state after the final norm; every other tap passes a
+        parameter-free RMSNorm. Several are concatenated in the order given.
+        """
+        raise NotImplementedError
+
+    def reply(self, memory: Memory, max_new_tokens: int = 64) -> tuple[list[str], Memory]:
+        """Greedy text after `memory` with the brain's own lm_head, a string per row, and the Memory that has read it (no end of turn)."""
+        raise NotImplementedError
+
+    def embedding_std(self) -> float:
+        """Standard deviation of the input embedding's output: the scale at which queries start."""
+        raise NotImplementedError
+
+
+class Hand(nn.Module):
+    """A pretrained image decoder."""
+
+    width: int  # of Condition.embeds
+    pooled_width: int | None
+    identity: dict[str, str]
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> scaled latents [B, C, h, w]."""
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents [B, C, h, w] -> pixels [B, 3, H, W], about [-1, 1]."""
+        raise NotImplementedError
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Pixels' height and width -> (C, h, w)."""
+        raise NotImplementedError
+
+    def loss(
+        self, latents: Tensor, condition: Condition, objective: Objective, noise_seeds: Sequence[int], teacher: Condition | None = None
+    ) -> Tensor:
+        """Per-example loss [B]; noise and timestep of row i come from a CPU generator seeded with noise_seeds[i]."""
+        raise NotImplementedError
+
+    def draw(
+        self,
+        condition: Condition,
+        nulls: Sequence[Condition],
+        shape: tuple[int, int, int],
+        steps: int,
+        guidance: Sequence[float],
+        generators: Sequence[torch.Generator],
+        callback: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Latents [B, C, h, w], one CPU generator a row. `nulls` and `guidance` pair up, weakest condition first (see sampling.py)."""
+        raise NotImplementedError
+
+    def describe(self, captions: Sequence[str]) -> Condition | None:
+        """The hand's native conditioning of `captions`, through the official pipeline's own encode_prompt; None where it has no text encoder."""
+        raise NotImplementedError
