@@ -1,0 +1,69 @@
+"""Checkpoints that are whole or absent: serialised, written under another name, flushed to the disk, then renamed."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metabridge.bridge.errors import UserError
+
+KEEP = 2  # the newest, and the one before it
+
+
+@dataclass
+class Checkpoint:
+    """All that a run is between two steps. There is no RNG state: each step seeds its generators from (seed, step)."""
+
+    step: int  # steps that are finished
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    ema: dict[str, Tensor] | None
+    window: list[float]  # losses since the last line of metrics.jsonl
+    seconds: float  # spent in training so far
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` is either what it was or all of `data`, whatever happens on the way."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    path = folder / f"step-{checkpoint.step:06d}.pt"
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()  # serialised before the file is touched: torch's own writer does not say that a disk is full
+    torch.save(asdict(checkpoint), buffer)
+    write_whole(path, buffer.getvalue())
+    for old in paths(folder)[:-KEEP]:
+        old.unlink()
+    return path
+
+
+def paths(folder: Path) -> Sequence[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(folder.glob("step-*.pt"), key=lambda path: int(path.stem.removeprefix("step-")))
+
+
+def latest(folder: Path, device: torch.device) -> Checkpoint | None:
+    if not (found := paths(folder)):
+        return None
+    try:
+        return Checkpoint(**torch.load(found[-1], map_location=device, weights_only=True))
+    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, OSError) as error:
+        raise UserError(f"checkpoint {found[-1]}: cannot be read; remove it to go on from the one before, or give another --out") from error

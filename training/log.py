@@ -1,0 +1,118 @@
+"""What a run says while it runs: a progress bar, metrics.jsonl, and wandb on request."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from metabridge.bridge.recipe import Recipe
+from metabridge.training.checkpoint import write_whole
+
+
+class RunLog:
+    """A context manager around the loop. On other processes than the first it is silent."""
+
+    def __init__(self, recipe: Recipe, out: Path, first: int, main: bool, window: list[float], seconds: float) -> None:
+        self.recipe, self.out, self.first, self.main = recipe, out, first, main
+        self.window = window  # losses since the last line; carried over a resume
+        self.before = seconds  # spent by earlier runs of the same folder
+        self.start = time.monotonic()
+        self.console = Console(quiet=not main, highlight=False)
+        self.wandb: Any = None
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not main or not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> RunLog:
+        if self.main:
+            self.rewind(self.first)
+            if self.recipe.log.wandb != "off":
+                self.wandb = self.open_wandb()
+        self.progress.start()
+        self.task = self.progress.add_task(self.recipe.name, total=self.recipe.train.steps, completed=self.first, numbers="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.start
+
+    def say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False)
+
+    def step(self, step: int, loss: float, grad_norm: float, lr: float) -> None:
+        """After every step: the bar; every `log.every` steps a line with the mean loss since the line before."""
+        self.window.append(loss)
+        rate = (step - self.first) / max(1e-9, time.monotonic() - self.start)
+        mean = sum(self.window) / len(self.window)
+        numbers = f"loss {mean:.4f}  grad norm {grad_norm:.3f}  {rate:.2f} steps/s"
+        self.progress.update(self.task, completed=step, numbers=numbers)
+        if not self.recipe.log.every or step % self.recipe.log.every:
+            return
+        row = {"step": step, "loss": mean, "grad_norm": grad_norm, "lr": lr, "seconds": round(self.seconds, 3)}
+        row["rows_per_second"] = round(rate * self.recipe.train.batch_size, 2)
+        self.window.clear()
+        if not self.main:
+            return
+        with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.wandb is not None:
+            self.wandb.log({key: value for key, value in row.items() if key != "step"}, step=step)
+        if self.progress.disable and (self.lines_due(step) or step == self.recipe.train.steps):
+            left = (self.recipe.train.steps - step) / rate
+            self.say(f"{self.recipe.name} {step}/{self.recipe.train.steps}  {numbers}  ETA {left:.0f} s")
+
+    def lines_due(self, step: int) -> bool:
+        """Without a terminal there is no bar: about twenty lines a run instead."""
+        every = self.recipe.log.every
+        return step % max(every, self.recipe.train.steps // 20 // every * every) == 0
+
+    def picture(self, path: Path, step: int) -> None:
+        if self.wandb is not None:
+            import wandb
+
+            self.wandb.log({"samples": wandb.Image(str(path))}, step=step)
+
+    def rewind(self, step: int) -> None:
+        """Drop what a killed run logged after its last checkpoint: those steps are run again."""
+        path = self.out / "metrics.jsonl"
+        if not path.exists():
+            return
+        rows = read_metrics(path)
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step).encode())
+
+    def open_wandb(self) -> Any:
+        import wandb
+
+        os.environ.setdefault("WANDB_SILENT", "true")
+        log = self.recipe.log
+        return wandb.init(project="metabridge", name=self.recipe.name, dir=self.out, mode=log.wandb, config=self.recipe.to_dict())
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

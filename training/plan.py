@@ -1,0 +1,103 @@
+"""What a run will train, what it leaves alone, and what memory that takes: said before the first step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.table import Table
+from torch import Tensor
+
+from metabridge.bridge.model import Bridge
+from metabridge.bridge.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Group:
+    """The parameters below one name, as brain.model or connector."""
+
+    name: str
+    trained: bool
+    tensors: int
+    numbers: int
+    size: int  # bytes
+    dtypes: str
+
+
+def groups(bridge: Bridge) -> list[Group]:
+    found: dict[tuple[str, bool], list[Tensor]] = defaultdict(list)
+    for name, parameter in bridge.named_parameters():
+        path = name.split(".")
+        depth = 2 if path[0] in ("brain", "hand") else 1
+        found[".".join(path[: min(depth, max(1, len(path) - 1))]), parameter.requires_grad].append(parameter)
+    return [
+        Group(
+            name=name,
+            trained=trained,
+            tensors=len(tensors),
+            numbers=sum(tensor.numel() for tensor in tensors),
+            size=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+            dtypes=", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})),
+        )
+        for (name, trained), tensors in found.items()
+    ]
+
+
+def parameter_table(bridge: Bridge) -> Table:
+    table = Table(title="Parameters", title_justify="left")
+    for column in ("part", "state", "dtype"):
+        table.add_column(column)
+    for column in ("tensors", "numbers", "memory"):
+        table.add_column(column, justify="right")
+    rows = groups(bridge)
+    for row in sorted(rows, key=lambda row: not row.trained):
+        state = "[green]trained[/green]" if row.trained else "frozen"
+        table.add_row(row.name, state, row.dtypes, str(row.tensors), f"{row.numbers:,}", readable(row.size))
+    for state in (True, False):
+        chosen = [row for row in rows if row.trained == state]
+        total = sum(row.numbers for row in chosen)
+        table.add_row(
+            "all " + ("trained" if state else "frozen"),
+            "",
+            "",
+            str(sum(row.tensors for row in chosen)),
+            f"{total:,}",
+            readable(sum(row.size for row in chosen)),
+        )
+    return table
+
+
+def memory(recipe: Recipe, bridge: Bridge, processes: int = 1) -> Mapping[str, int]:
+    """Bytes a process needs, activations aside: those depend on the machine's kernels, `metabridge bench` measures them."""
+    rows = groups(bridge)
+    trained = sum(row.size for row in rows if row.trained)
+    height, width = bridge.hand.default_size
+    batch = recipe.train.batch_size // (recipe.train.grad_accum * processes)
+    return {
+        "frozen weights": sum(row.size for row in rows if not row.trained),
+        "trained weights": trained,
+        "gradients": trained,
+        "AdamW": 2 * trained,
+        "EMA": trained if recipe.train.ema else 0,
+        "pictures of 3 batches": 3 * batch * 3 * height * width * 4,
+    }
+
+
+def memory_table(recipe: Recipe, bridge: Bridge, processes: int = 1) -> Table:
+    table = Table(title="Memory per process, activations aside", title_justify="left")
+    table.add_column("what")
+    table.add_column("memory", justify="right")
+    sizes = memory(recipe, bridge, processes)
+    for name, size in sizes.items():
+        table.add_row(name, readable(size))
+    table.add_row("in all", readable(sum(sizes.values())), style="bold")
+    return table
+
+
+def readable(size: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
