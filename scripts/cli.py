@@ -1,0 +1,102 @@
+"""The `metabridge` command: parses, calls, and turns a UserError into one line. What is heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metabridge.bridge.errors import UserError
+
+app = typer.Typer(
+    name="metabridge",
+    help="A bridge from a frozen multimodal LLM (the brain) to a pretrained diffusion decoder (the hand).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Bridge = Annotated[str, typer.Argument(metavar="BRIDGE", help="A run or artifact folder, a shipped name (flatland), or a hub id.")]
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the report goes.")] = Path("demo")) -> None:
+    """Train a small connector on Flatland, draw with it, score it: DIR/report.html."""
+    from metabridge.scripts.demo import demo_command
+
+    demo_command(out)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped name (metabridge ls recipes).")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As train.lr=1e-4.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run folder; runs/<recipe> by default.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes on this machine.")] = 1,
+) -> None:
+    """Train the queries and the connector of a recipe. To resume, run the same command again."""
+    from metabridge.scripts.train import train_command
+
+    train_command(recipe, overrides or [], out, dry_run, processes)
+
+
+@app.command()
+def generate(
+    bridge: Bridge,
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw.")],
+    images: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="A picture to look at; may be repeated.")] = None,
+    think: Annotated[bool, typer.Option("--think", help="Let the brain put the prompt into its own words first.")] = False,
+    think_mode: Annotated[
+        str | None, typer.Option("--think-mode", metavar="always|rewrite", help="The thought beside the prompt, or in its place.")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", min=1, help="Images per prompt; image k has seed SEED + k.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; the hand's default if not given.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the hand's default if not given.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="A .png; several images are numbered.")] = Path("out.png"),
+) -> None:
+    """Draw prompts. The PNGs hold prompt, thought, seed, bridge and settings."""
+    from metabridge.scripts.generate import generate_command
+
+    generate_command(bridge, prompts, images or [], think, think_mode, count, seed, steps, guidance, out)
+
+
+@app.command()
+def check(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|BRIDGE", help="A recipe file, a shipped name, or a run folder.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For a recipe.")] = None,
+) -> None:
+    """Show what is trained, shapes, memory, and what the hand is told; refuse what does not fit."""
+    from metabridge.scripts.check import check_command
+
+    check_command(what, overrides or [])
+
+
+@app.command()
+def ls(
+    kind: Annotated[str, typer.Argument(metavar="brains|hands|recipes|benchmarks")],
+    as_json: Annotated[bool, typer.Option("--json", help="A list of {name, status, reason}.")] = False,
+) -> None:
+    """List what exists."""
+    from metabridge.scripts.ls import ls_command
+
+    ls_command(kind, as_json)
+
+
+def main() -> None:
+    try:
+        app()
+    except UserError as error:
+        print(f"metabridge: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("metabridge: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
