@@ -6,12 +6,13 @@ Legend, used in every shape of the project: B batch, N queries, L tokens, D widt
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from metabridge.bridge.recipe import Objective
 
@@ -45,6 +46,7 @@ class Memory:
     cache: Any  # the brain's own: keys and values of every layer read
     mask: Tensor  # [B, L], 1 = a real token
     position: Tensor  # [B], the first free position of each row
+    last: Tensor | None  # [B, D], state of each row's last real token after the final norm; None on a shallow Memory
     depth: int | None = None  # layers that were run; None = all
 
 
@@ -56,6 +58,39 @@ class Condition:
     mask: Tensor  # [B, L], 1 = attend
     pooled: Tensor | None = None  # [B, P]
     references: Tensor | None = None  # [B, C, H, W] latents of source pictures
+
+    def apply(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """The same condition with `change` applied to each tensor it holds."""
+        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {name: None if tensor is None else change(tensor) for name, tensor in held.items()}
+        return Condition(**changed)
+
+    def expand(self, batch: int) -> Condition:
+        """One row for all -> `batch` rows; a condition of `batch` rows stays as it is."""
+        return self.apply(lambda tensor: tensor.expand(batch, *tensor.shape[1:]))
+
+    def rows(self, index: Tensor) -> Condition:
+        """The rows at `index`, in that order; a row may come more than once."""
+        return self.apply(lambda tensor: tensor[index])
+
+    @staticmethod
+    def cat(conditions: Sequence[Condition]) -> Condition:
+        """Stack along the batch; shorter ones are padded on the right, where their mask is 0."""
+        length = max(condition.embeds.shape[1] for condition in conditions)
+        padded = [condition._padded(length) for condition in conditions]
+        stacked: dict[str, Any] = {}
+        for f in fields(Condition):
+            held = [getattr(condition, f.name) for condition in padded]
+            if any(tensor is None for tensor in held) and any(tensor is not None for tensor in held):
+                raise ValueError(f"conditions with and without {f.name} in one batch")
+            stacked[f.name] = None if held[0] is None else torch.cat(held)
+        return Condition(**stacked)
+
+    def _padded(self, length: int) -> Condition:
+        missing = length - self.embeds.shape[1]
+        if not missing:
+            return self
+        return replace(self, embeds=F.pad(self.embeds, (0, 0, 0, missing)), mask=F.pad(self.mask, (0, missing)))
 
 
 class Collate(Protocol):
@@ -73,6 +108,7 @@ class Brain(nn.Module):
 
     width: int
     num_layers: int
+    max_tokens: int  # prompt, thought and queries together
     collate: Collate
     identity: dict[str, str]  # repo, revision, fingerprint
 
@@ -102,6 +138,10 @@ class Hand(nn.Module):
 
     width: int  # of Condition.embeds
     pooled_width: int | None
+    prediction: str  # what the checkpoint predicts: flow | epsilon | v; Objective.name must agree
+    default_size: tuple[int, int]  # height and width in pixels
+    default_steps: int
+    default_guidance: float
     identity: dict[str, str]
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -117,9 +157,19 @@ class Hand(nn.Module):
         raise NotImplementedError
 
     def loss(
-        self, latents: Tensor, condition: Condition, objective: Objective, noise_seeds: Sequence[int], teacher: Condition | None = None
+        self,
+        latents: Tensor,
+        condition: Condition,
+        objective: Objective,
+        noise_seeds: Sequence[int],
+        teacher: Condition | None = None,
+        taught: Tensor | None = None,
     ) -> Tensor:
-        """Per-example loss [B]; noise and timestep of row i come from a CPU generator seeded with noise_seeds[i]."""
+        """Per-example loss [B]; noise and timestep of row i come from a CPU generator seeded with noise_seeds[i].
+
+        `teacher` is the native conditioning whose prediction is the target of distillation, `taught` [B] the rows that have one
+        (None = all).
+        """
         raise NotImplementedError
 
     def draw(
@@ -130,11 +180,18 @@ class Hand(nn.Module):
         steps: int,
         guidance: Sequence[float],
         generators: Sequence[torch.Generator],
-        callback: Callable[[int, Tensor], None] | None = None,
+        callback: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Tensor:
-        """Latents [B, C, h, w], one CPU generator a row. `nulls` and `guidance` pair up, weakest condition first (see sampling.py)."""
+        """Latents [B, C, h, w], one CPU generator a row. `nulls` and `guidance` pair up, weakest condition first (see sampling.py).
+
+        `callback(step, timestep, latents)` is called after each step.
+        """
         raise NotImplementedError
 
     def describe(self, captions: Sequence[str]) -> Condition | None:
-        """The hand's native conditioning of `captions`, through the official pipeline's own encode_prompt; None where it has no text encoder."""
+        """The hand's native conditioning, through the official pipeline's own encode_prompt; None where it has no text encoder."""
+        raise NotImplementedError
+
+    def condition_rms(self) -> float:
+        """RMS of the native conditioning over real tokens, the scale of the connector's output; 1.0 without a text encoder."""
         raise NotImplementedError

@@ -1,0 +1,119 @@
+"""The outside world, by name: the only place that builds a Bridge from a recipe. Imports nothing heavy until asked."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.recipe import Part, Recipe, unknown
+
+if TYPE_CHECKING:
+    from metabridge.bridge.model import Bridge
+    from metabridge.bridge.pipeline import BridgePipeline
+
+KINDS = ("brains", "hands")
+
+
+def names(kind: str) -> list[str]:
+    """The adapters of a kind: the names of the files in adapters/<kind>."""
+    folder = files("metabridge.adapters") / kind
+    return sorted(entry.name[:-3] for entry in folder.iterdir() if entry.name.endswith(".py") and entry.name != "__init__.py")
+
+
+def load(kind: str, part: Part) -> Any:
+    """Import adapters/<kind>/<name>.py (a dotted name is a third party's module) and call its load(**options)."""
+    module = _module(kind, part.name)
+    parameters = inspect.signature(module.load).parameters
+    singular = kind.removesuffix("s")
+    for option in part.options:
+        if option not in parameters:
+            raise UserError(unknown(f"{singular}.{option}", parameters, f"option of {singular} {part.name}"))
+    if missing := [p.name for p in parameters.values() if p.default is p.empty and p.name not in part.options]:
+        raise UserError(f"{singular}.{missing[0]}: missing; {singular} {part.name} needs it")
+    return module.load(**part.options)
+
+
+def assemble(recipe: Recipe, device: str = "cpu", scale: float | None = None) -> Bridge:
+    """Brain, hand and a fresh bridge between them, the same for the same train.seed.
+
+    `scale`: RMS of the hand's native conditioning where it is known already (a saved bridge); otherwise it is measured.
+    """
+    import torch
+
+    from metabridge.bridge.model import Bridge
+
+    brain, hand = load("brains", recipe.brain), load("hands", recipe.hand)
+    scale = hand.condition_rms() if scale is None else scale
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        bridge = Bridge(brain, hand, recipe.connector, recipe.objective, scale)
+    if recipe.objective.distill and hand.describe([""]) is None:
+        raise UserError("objective.distill: this hand has no text encoder to learn from; set objective.distill=0")
+    return bridge.to(device)
+
+
+def load_pipeline(path_or_id: str | Path, device: str = "cpu") -> BridgePipeline:
+    """A trained bridge with its base: a run or artifact folder, else a shipped name, else a hub id."""
+    from metabridge.bridge.artifact import apply, read_artifact
+    from metabridge.bridge.pipeline import BridgePipeline
+
+    artifact = read_artifact(find_bridge(path_or_id))
+    bridge = assemble(artifact.recipe, device, scale=artifact.config["connector"]["scale"])
+    apply(artifact, bridge)
+    return BridgePipeline(bridge, name=str(path_or_id))
+
+
+def find_bridge(path_or_id: str | Path) -> Path:
+    """The folder that holds bridge.json."""
+    path = Path(path_or_id).expanduser()
+    for folder in (path, path / "bridge"):
+        if (folder / "bridge.json").is_file():
+            return folder
+    if path.exists():
+        raise UserError(f"{path}: no bridge in it; give a run folder (with bridge/bridge.json) or the folder that holds bridge.json")
+    name = str(path_or_id)
+    if name in shipped():
+        return shipped()[name]
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _download(name)
+    close = difflib.get_close_matches(name, shipped(), n=1)
+    guess = f"did you mean {close[0]}? " if close else ""
+    raise UserError(f"{name}: no such folder and no shipped bridge; {guess}shipped are: {', '.join(shipped()) or '(none)'}")
+
+
+def shipped() -> dict[str, Path]:
+    """Bridges inside the package, by name: adapters/<name>/bridge/bridge.json."""
+    root = Path(str(files("metabridge.adapters")))
+    return {path.parents[1].name: path.parent for path in sorted(root.glob("*/bridge/bridge.json"))}
+
+
+def _download(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    from metabridge.adapters.locate import hub_error
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=["bridge.json", "bridge.safetensors"]))
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise hub_error(repo, "main", error) from error
+
+
+def _module(kind: str, name: str) -> Any:
+    if "." not in name and name not in names(kind):
+        raise UserError(unknown(f"{kind.removesuffix('s')}.name={name}", names(kind), kind.removesuffix("s")))
+    path = name if "." in name else f"metabridge.adapters.{kind}.{name}"
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{kind.removesuffix('s')}.name: {name}: no module {error.name} in this environment; install it") from error
+    if not hasattr(module, "load"):
+        raise UserError(
+            f"{kind.removesuffix('s')}.name: {name}: the module has no load(); add one that returns the {kind.removesuffix('s')}"
+        )
+    return module

@@ -1,0 +1,114 @@
+"""Examples -> token ids and pixel values, in the brain's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from metabridge.adapters.processors import load_processor
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.interfaces import Example, Inputs
+
+Message = dict[str, Any]
+
+
+class ChatCollate:
+    """Pictures in order, then the text, then the generation prompt; always padded on the left.
+
+    What goes to a DataLoader worker is a path; the processor is loaded there.
+    """
+
+    def __init__(self, path: str, revision: str, think_template: str) -> None:
+        self.path, self.revision, self.think_template = path, revision, think_template
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name in ("path", "revision", "think_template")}
+
+    @cached_property
+    def processor(self) -> Any:
+        return load_processor(self.path, self.revision)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    @cached_property
+    def reads_images(self) -> bool:
+        return hasattr(self.processor, "image_processor")
+
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        return tuple(token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+
+    def __call__(self, examples: Sequence[Example], *, think: bool = False) -> Inputs:
+        conversations = [self._messages(example, think or example.thought is not None) for example in examples]
+        thoughts = self._thought_ids(examples)
+        if any(example.images or any(turn.images for turn in example.history) for example in examples):
+            return self._append(self._tokens_and_pixels(conversations), thoughts)
+        rows = [prompt + thought for prompt, thought in zip(self._token_ids(conversations), thoughts, strict=True)]
+        return {
+            "input_ids": self._pad([torch.tensor(row) for row in rows], self.tokenizer.pad_token_id),
+            "attention_mask": self._pad([torch.ones(len(row), dtype=torch.long) for row in rows], 0),
+        }
+
+    def _messages(self, example: Example, think: bool) -> list[Message]:
+        text = self.think_template.format(prompt=example.prompt) if think else example.prompt
+        turns = [(turn.role, turn.text, turn.images) for turn in example.history]
+        return [self._message(*turn) for turn in (*turns, ("user", text, example.images))]
+
+    def _message(self, role: str, text: str, images: Sequence[Any]) -> Message:
+        for token in self.special_tokens:
+            if token in text:
+                raise UserError(f"prompt: holds the brain's special token {token}, which would end or change the turn; leave it out")
+        if not self.reads_images:
+            if images:
+                raise UserError("image: this brain reads text only; leave the pictures out or use a multimodal brain")
+            return {"role": role, "content": text}
+        pictures = [{"type": "image", "image": image.convert("RGB")} for image in images]
+        return {"role": role, "content": [*pictures, {"type": "text", "text": text}]}
+
+    def _token_ids(self, conversations: list[list[Message]]) -> list[list[int]]:
+        texts = self.processor.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
+        bos = self.tokenizer.bos_token
+        # a template that writes the first token itself must not get it twice
+        add_special_tokens = not (bos and texts[0].startswith(bos))
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=add_special_tokens, return_attention_mask=False)["input_ids"]
+        return ids
+
+    def _thought_ids(self, examples: Sequence[Example]) -> list[list[int]]:
+        """Tokenised apart from the prompt, as a thought is when the brain says it."""
+        told = [example.thought for example in examples if example.thought]
+        ids = iter(self.tokenizer(told, add_special_tokens=False)["input_ids"] if told else [])
+        return [next(ids) if example.thought else [] for example in examples]
+
+    def _tokens_and_pixels(self, conversations: list[list[Message]]) -> Inputs:
+        batch = self.processor.apply_chat_template(
+            conversations,
+            tokenize=True,
+            return_dict=True,
+            add_generation_prompt=True,
+            processor_kwargs={"padding": True, "padding_side": "left", "return_tensors": "pt"},
+        )
+        return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+
+    def _append(self, batch: Inputs, thoughts: list[list[int]]) -> Inputs:
+        """Each row's thought after its prompt, padded anew."""
+        if not any(thoughts):
+            return batch
+        real = batch["attention_mask"].bool()
+        appended = dict(batch)
+        for name, tensor in batch.items():
+            if tensor.shape != real.shape:
+                continue  # pixels and the like
+            values = {"input_ids": thoughts, "attention_mask": [[1] * len(t) for t in thoughts]}.get(name, [[0] * len(t) for t in thoughts])
+            rows = [torch.cat([tensor[i][real[i]], tensor.new_tensor(values[i])]) for i in range(len(thoughts))]
+            appended[name] = self._pad(rows, self.tokenizer.pad_token_id if name == "input_ids" else 0)
+        return appended
+
+    def _pad(self, rows: list[Tensor], value: int) -> Tensor:
+        return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")

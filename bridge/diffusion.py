@@ -1,0 +1,85 @@
+"""A hand that denoises: loss and draw from one `predict` and a scheduler."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metabridge.bridge import objective as equations
+from metabridge.bridge.interfaces import Condition, Hand
+from metabridge.bridge.recipe import Objective
+from metabridge.bridge.sampling import denoise, initial_noise
+
+
+class DiffusionHand(Hand):
+    """Gives `loss` and `draw`; an adapter gives `predict`, `encode`, `decode` and the scheduler of its checkpoint."""
+
+    scheduler: Any  # diffusers' own, as the checkpoint's folder describes it; never changed, each draw takes a copy
+
+    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """[B, C, h, w], timestep [B] in 0..1000 with 1000 = noise -> what the checkpoint predicts, float32, in the scheduler's sign."""
+        raise NotImplementedError
+
+    def schedule(self, steps: int, shape: tuple[int, int, int], device: torch.device) -> Any:
+        """A fresh scheduler with its timesteps set; hands whose schedule depends on the picture's size override it."""
+        scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(steps, device=device)
+        return scheduler
+
+    def loss(
+        self,
+        latents: Tensor,
+        condition: Condition,
+        objective: Objective,
+        noise_seeds: Sequence[int],
+        teacher: Condition | None = None,
+        taught: Tensor | None = None,
+    ) -> Tensor:
+        sigma, noise = self._draw_noise(latents, objective, noise_seeds)
+        noisy, timestep, target = self._targets(latents, noise, sigma)
+        prediction = self.predict(noisy, timestep, condition)
+        data = equations.squared_error(prediction, target)
+        if teacher is None:
+            return data
+        with torch.no_grad():
+            native = self.predict(noisy, timestep, teacher)
+        weight = objective.distill * (torch.ones_like(data) if taught is None else taught.to(data))
+        return equations.mix_distillation(data, equations.squared_error(prediction, native), weight)
+
+    def draw(
+        self,
+        condition: Condition,
+        nulls: Sequence[Condition],
+        shape: tuple[int, int, int],
+        steps: int,
+        guidance: Sequence[float],
+        generators: Sequence[torch.Generator],
+        callback: Callable[[int, Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
+        device = condition.embeds.device
+        scheduler = self.schedule(steps, shape, device)
+        latents = initial_noise(shape, generators, device)
+        return denoise(self.predict, scheduler, latents, condition, nulls, guidance, generators, callback)
+
+    def _draw_noise(self, latents: Tensor, objective: Objective, noise_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Sigma [B, 1, 1, 1] and noise [B, C, h, w]; row i knows nothing but its seed."""
+        sigmas, noises = [], []
+        for seed in noise_seeds:
+            generator = torch.Generator().manual_seed(seed)
+            sigmas.append(equations.sample_sigma(generator, objective))
+            noises.append(torch.randn(latents.shape[1:], generator=generator))
+        return torch.stack(sigmas).to(latents).view(-1, 1, 1, 1), torch.stack(noises).to(latents)
+
+    def _targets(self, x0: Tensor, eps: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Noisy latents, timestep [B] and target, by what the checkpoint predicts."""
+        if self.prediction == "flow":
+            timestep = equations.TRAIN_TIMESTEPS * sigma.flatten()
+            return equations.flow_noisy(x0, eps, sigma), timestep, equations.flow_target(x0, eps)
+        timestep = (equations.TRAIN_TIMESTEPS * sigma.flatten()).long().clamp(max=equations.TRAIN_TIMESTEPS - 1)
+        alpha_bar = self.scheduler.alphas_cumprod.to(x0)[timestep].view(-1, 1, 1, 1)
+        target = eps if self.prediction == "epsilon" else equations.v_target(x0, eps, alpha_bar)
+        return equations.diffusion_noisy(x0, eps, alpha_bar), timestep, target

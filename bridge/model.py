@@ -1,0 +1,116 @@
+"""The bridge: queries and connector between a frozen brain and a hand. Only these two are trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metabridge.bridge.connector import Connector
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.interfaces import Brain, Condition, Hand, Inputs, Memory
+from metabridge.bridge.recipe import Connector as ConnectorSettings
+from metabridge.bridge.recipe import Objective
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step's rows."""
+
+    inputs: Inputs  # what the brain reads
+    pixels: Tensor  # [B, 3, H, W] in [-1, 1], what the hand should draw
+    noise_seeds: tuple[int, ...]  # one a row: its noise and timestep
+    captions: tuple[str | None, ...] | None = None  # for distillation, in words the hand's text encoder knows; None = no teacher
+
+    def to(self, device: torch.device) -> Batch:
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        return dataclasses.replace(self, inputs=inputs, pixels=self.pixels.to(device, non_blocking=True))
+
+
+class Bridge(nn.Module):
+    def __init__(self, brain: Brain, hand: Hand, settings: ConnectorSettings, objective: Objective, scale: float = 1.0) -> None:
+        """`scale`: RMS of the hand's native conditioning, with which the connector's output starts."""
+        super().__init__()
+        check_fit(brain, hand, settings, objective)
+        self.brain = brain.requires_grad_(False)
+        self.hand = hand.requires_grad_(False)
+        self.settings, self.objective, self.scale = settings, objective, scale
+        self.taps = settings.taps
+        self.queries = nn.Parameter(torch.randn(settings.queries, brain.width) * brain.embedding_std())
+        self.connector = Connector(
+            in_width=brain.width * len(settings.taps),
+            out_width=hand.width,
+            pooled_width=hand.pooled_width,
+            num_queries=settings.queries,
+            width=settings.width,
+            layers=settings.layers,
+            heads=settings.heads,
+            scale=scale,
+        )
+        self.train(False)
+
+    @property
+    def depth(self) -> int | None:
+        """The deepest layer that the taps need; None = all."""
+        return None if -1 in self.taps else max(self.taps)
+
+    @property
+    def device(self) -> torch.device:
+        return self.queries.device
+
+    def train(self, mode: bool = True) -> Bridge:
+        """The frozen parts stay in eval: a brain in train() with checkpointing would silently drop its cache."""
+        super().train(mode)
+        self.brain.eval()
+        self.hand.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Loss of each row, [B]."""
+        batch = batch.to(self.device)
+        latents = self.hand.encode(batch.pixels)
+        condition = self.condition(batch.inputs)
+        teacher, taught = self._teacher(batch)
+        return self.hand.loss(latents, condition, self.objective, batch.noise_seeds, teacher, taught)
+
+    def condition(self, inputs: Inputs) -> Condition:
+        """Read a batch as deep as the taps need, and look at it with the queries."""
+        return self.condition_from(self.brain.read(inputs, depth=self.depth))
+
+    def condition_from(self, memory: Memory) -> Condition:
+        condition: Condition = self.connector(self.brain.query(memory, self.queries, self.taps))
+        return condition
+
+    def trained(self) -> dict[str, Tensor]:
+        """What training changes, by name: megabytes, not the frozen gigabytes."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def frozen(self) -> dict[str, Tensor]:
+        """Every other parameter and buffer, by name."""
+        trained = self.trained()
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return {name: tensor for name, tensor in tensors.items() if name not in trained}
+
+    def _teacher(self, batch: Batch) -> tuple[Condition | None, Tensor | None]:
+        """The hand's native conditioning of the captions, and the rows that have one."""
+        if not self.objective.distill or batch.captions is None or not any(caption is not None for caption in batch.captions):
+            return None, None
+        teacher = self.hand.describe([caption or "" for caption in batch.captions])
+        if teacher is None:
+            raise UserError("objective.distill: this hand has no text encoder to learn from; set objective.distill=0")
+        return teacher, torch.tensor([caption is not None for caption in batch.captions], device=self.device)
+
+
+def check_fit(brain: Brain, hand: Hand, settings: ConnectorSettings, objective: Objective) -> None:
+    """Settings that can only be judged beside the brain and the hand."""
+    if too_deep := [tap for tap in settings.taps if tap > brain.num_layers]:
+        raise UserError(
+            f"connector.taps: {too_deep[0]} given, but the brain has {brain.num_layers} layers; use 1..{brain.num_layers} or -1"
+        )
+    if objective.name != hand.prediction:
+        raise UserError(
+            f"objective.name: {objective.name} given, but this hand's scheduler predicts {hand.prediction}; "
+            f"set objective.name={hand.prediction}"
+        )
