@@ -33,7 +33,7 @@ def detect(image: Image.Image) -> list[Found]:
     """Objects of a picture, largest first."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     foreground = np.linalg.norm(pixels - np.array(GROUND, np.float32), axis=-1) > _FOREGROUND
-    labels, count = ndimage.label(foreground)
+    labels, _ = ndimage.label(foreground)
     found = []
     for index, (rows, cols) in enumerate(ndimage.find_objects(labels), start=1):
         mask = labels == index

@@ -11,11 +11,24 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from metabridge.training.flatland.world import COLORS, RELATIONS, SHAPES, Scene, arrange, pick
+from metabridge.training.flatland.world import RELATIONS, Scene, arrange, pick
 
 TAGS = ("single", "two_object", "counting", "colors", "position", "color_attr")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
-PREFIXES = ("", "a picture of ", "a drawing of ", "an image of ", "draw ", "show me ", "make ", "paint ", "please draw ", "i want ", "sketch ", "create ")
+PREFIXES = (
+    "",
+    "a picture of ",
+    "a drawing of ",
+    "an image of ",
+    "draw ",
+    "show me ",
+    "make ",
+    "paint ",
+    "please draw ",
+    "i want ",
+    "sketch ",
+    "create ",
+)
 SUFFIXES = ("", " please", " on white")
 
 _PHRASE = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
@@ -141,5 +154,3 @@ _WITH_COLORS: dict[str, Callable[[random.Random, bool], tuple[str, Want, Scene]]
     "counting": _colored_count,
     "position": _colored_position,
 }
-
-VOCABULARY = (*COLORS, *SHAPES, *map(plural, SHAPES), *NUMBERS, *RELATIONS)

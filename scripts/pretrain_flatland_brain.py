@@ -1,0 +1,220 @@
+"""Pretrain Flatland's brain: the Qwen2.5-VL architecture with its own tokenizer, on captions, positions, questions, facts and rewrites.
+
+    python scripts/pretrain_flatland_brain.py --work ../flatland/brain --out adapters/flatland/brain
+
+Several processes: torchrun --nproc-per-node N (with ACCELERATE_USE_CPU=true on CPU). Run the same command again to resume.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+
+from metabridge.adapters.processors import image_only
+from metabridge.scripts.pretraining import Settings, pretrain, settings_from_command_line
+from metabridge.training.flatland.captions import captioned
+from metabridge.training.flatland.lessons import (
+    DESCRIBE,
+    LESSONS,
+    THINK_TEMPLATE,
+    Lesson,
+    describe,
+    fact_lessons,
+    picture_lesson,
+    text_lesson,
+)
+from metabridge.training.flatland.prompts import KINDS, reasoning_prompts
+from metabridge.training.flatland.world import draw
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+PATCH, MERGE, SIDE = 8, 2, 64
+# Qwen2.5-VL's chat format, without its default system message
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SHARES = {"text": 0.5, "picture": 0.375, "two_pictures": 0.125}  # of the rows of a batch
+
+
+def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Byte-level BPE; with the special tokens of Qwen2.5-VL. Any text can be read, the world's words are a token each."""
+    lessons = [text_lesson(random.Random(k)) for k in range(20_000)] + [picture_lesson(random.Random(k)) for k in range(2_000)]
+    corpus = [f"user\n{x.question}\nassistant\n{x.answer}\n {x.answer} system first second" for x in lessons]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1280,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left", model_max_length=1024
+    )
+
+
+def make_processor(tokenizer: transformers.PreTrainedTokenizerFast) -> transformers.ProcessorMixin:
+    pixels = transformers.Qwen2VLImageProcessorPil(
+        patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2, size={"shortest_edge": SIDE * SIDE, "longest_edge": 4 * SIDE * SIDE}
+    )
+    return image_only(transformers.Qwen2_5_VLProcessor)(image_processor=pixels, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE)
+
+
+def make_model(tokenizer: transformers.PreTrainedTokenizerFast) -> transformers.Qwen2_5_VLForConditionalGeneration:
+    token = tokenizer.convert_tokens_to_ids
+    text = {
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "vocab_size": len(tokenizer),
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    vision = {
+        "depth": 4,
+        "hidden_size": 128,
+        "intermediate_size": 320,
+        "num_heads": 4,
+        "patch_size": PATCH,
+        "spatial_merge_size": MERGE,
+        "out_hidden_size": 192,
+        "window_size": SIDE,
+        "fullatt_block_indexes": [1, 3],
+    }
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+class Lecture(nn.Module):
+    """Cross entropy of the answers' tokens (and of the end of turn), the question being given."""
+
+    def __init__(self, model: transformers.Qwen2_5_VLForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batches: list[dict[str, Tensor]]) -> Tensor:
+        device = self.model.device
+        total, count = torch.zeros((), device=device), 0
+        for batch in batches:
+            batch = {name: value.to(device) for name, value in batch.items()}
+            labels = batch.pop("labels")
+            loss = self.model(**batch, labels=labels, use_cache=False).loss
+            answered = int((labels != -100).sum())
+            total, count = total + loss * answered, count + answered
+        return total / count
+
+
+class Reader:
+    """Lessons -> the model's inputs, the tokens of the answers as labels."""
+
+    def __init__(self, processor: transformers.ProcessorMixin) -> None:
+        self.processor = processor
+        self.starts = processor.tokenizer("<|im_start|>assistant\n")["input_ids"]
+
+    def __call__(self, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
+        texts = [self.render(x) + f"{x.answer}<|im_end|>\n" for x in lessons]
+        images = [image for x in lessons for image in x.images] or None
+        batch = dict(self.processor(text=texts, images=images, padding=True, return_tensors="pt"))
+        ids, labels = batch["input_ids"], torch.full_like(batch["input_ids"], -100)
+        width = len(self.starts)
+        marks = (ids.unfold(1, width, 1) == torch.tensor(self.starts)).all(-1)
+        first = marks.int().argmax(1) + width
+        answer = torch.arange(ids.shape[1])[None] >= first[:, None]
+        labels[answer] = ids[answer]
+        return {**batch, "labels": labels}
+
+    def render(self, lesson: Lesson) -> str:
+        content = [{"type": "image"}] * len(lesson.images) + [{"type": "text", "text": lesson.question}]
+        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+
+    def batches(self, rows: list[int]) -> list[dict[str, Tensor]]:
+        """Text rows apart from picture rows: less padding."""
+        kinds = [kind for kind, share in SHARES.items() for _ in range(round(share * 64))]
+        lessons = [(kind, LESSONS[kind](random.Random(r))) for r, kind in zip(rows, kinds * -(-len(rows) // 64), strict=False)]
+        text = [x for kind, x in lessons if kind == "text"]
+        seen = [x for kind, x in lessons if kind != "text"]
+        return [self(group) for group in (text, seen) if group]
+
+
+@torch.no_grad()
+def answers(model: nn.Module, reader: Reader, lessons: Sequence[Lesson], chunk: int = 50) -> list[str]:
+    replies = []
+    for k in range(0, len(lessons), chunk):
+        part = lessons[k : k + chunk]
+        images = [image for x in part for image in x.images] or None
+        batch = reader.processor(text=[reader.render(x) for x in part], images=images, padding=True, return_tensors="pt").to(model.device)
+        out = model.generate(**batch, max_new_tokens=24, do_sample=False)
+        replies += reader.processor.tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [r.strip() for r in replies]
+
+
+def examine(model: nn.Module, reader: Reader, count: int = 200) -> dict[str, float]:
+    """The brain's bars: facts, think-rewrites on seen and held-out pairings, captions and questions on unseen scenes."""
+    model.eval()
+
+    def share(lessons: Sequence[Lesson]) -> float:
+        return sum(a == x.answer for a, x in zip(answers(model, reader, lessons), lessons, strict=True)) / len(lessons)
+
+    def rewrites(held_out: bool) -> list[Lesson]:
+        prompts = [p for kind in KINDS for p in reasoning_prompts(kind, count // len(KINDS), seed=1, held_out=held_out)]
+        return [Lesson(THINK_TEMPLATE.format(prompt=p.text), p.rewrite) for p in prompts]
+
+    scenes = [captioned(random.Random(10**9 + k), allow_held_out=True).scene for k in range(count)]
+    questions = [x for x in (picture_lesson(random.Random(2 * 10**9 + k)) for k in range(2 * count)) if x.question != DESCRIBE]
+    scores = {
+        "facts": share(fact_lessons()),
+        "rewrites": share(rewrites(False)),
+        "rewrites_held_out": share(rewrites(True)),
+        "captions": share([Lesson(DESCRIBE, describe(s), (draw(s),)) for s in scenes]),
+        "questions": share(questions),
+        "positions": share([x for x in questions if x.question.startswith("Where")]),
+        "two_pictures": share([LESSONS["two_pictures"](random.Random(3 * 10**9 + k)) for k in range(count)]),
+    }
+    model.train()
+    return scores
+
+
+def save(model: transformers.PreTrainedModel, processor: transformers.ProcessorMixin, out: Path) -> None:
+    model.to(torch.bfloat16).save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def main() -> None:
+    default = Settings(steps=5000, batch_size=64, lr=1e-3, warmup=200, ema=0.998)
+    work, out, settings, _ = settings_from_command_line(__doc__, default)
+    torch.manual_seed(settings.seed)
+    tokenizer = make_tokenizer()
+    reader = Reader(make_processor(tokenizer))
+    model = make_model(tokenizer)
+    model.set_attn_implementation("eager")  # the backward of torch's fused attention is slow on CPU at this size
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
+    lecture = pretrain(Lecture(model), reader.batches, settings, work, lambda m: examine(m.model, reader), evaluate_every=1000)
+    save(lecture.model.eval(), reader.processor, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What Flatland's brain is taught: captions, positions, questions on one and two pictures, facts, and think-rewrites."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+
+from metabridge.training.flatland.captions import NUMBERS, captioned, counted, noun, plural
+from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS
+from metabridge.training.flatland.prompts import draw_reasoning
+from metabridge.training.flatland.world import Scene, draw
+
+# The default of adapters/brains/auto.py: how a brain is asked for a thought.
+THINK_TEMPLATE = "Describe the picture to draw: {prompt}"
+DESCRIBE = "What is in the picture?"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    question: str
+    answer: str
+    images: tuple[Image.Image, ...] = ()
+
+
+def describe(scene: Scene) -> str:
+    """The full caption of a scene: every color and shape, in reading order; of a column, "above"."""
+    kinds = [(o.color, o.shape) for o in scene.objects]
+    if len(kinds) != 2:
+        return counted(len(kinds), *kinds[0])
+    a, b = scene.objects
+    if abs(b.y - a.y) > abs(b.x - a.x):
+        return f"{noun(*kinds[0])} above {noun(*kinds[1])}"
+    return counted(2, *kinds[0]) if kinds[0] == kinds[1] else f"{noun(*kinds[0])} and {noun(*kinds[1])}"
+
+
+def text_lesson(rng: random.Random) -> Lesson:
+    """A lesson without a picture: a fact, a think-rewrite of a seen pairing, or a caption stripped of its dressing."""
+    way = rng.random()
+    if way < 0.25:
+        return rng.choice(fact_lessons())
+    if way < 0.75:
+        prompt, rewrite = draw_reasoning(rng)
+        return Lesson(THINK_TEMPLATE.format(prompt=prompt), rewrite)
+    c = captioned(rng, allow_held_out=True)
+    asked = THINK_TEMPLATE.format(prompt=c.text) if rng.random() < 0.5 else c.text
+    return Lesson(asked, bare(c.text))
+
+
+def bare(text: str) -> str:
+    """The caption without prefix and suffix: from its first article or number on."""
+    words = text.removesuffix(" please").removesuffix(" on white").split()
+    start = {"a", "an", *NUMBERS}
+    if " of " in text and words[2:3] == ["of"] and words[1] in ("picture", "drawing", "image"):
+        words = words[3:]
+    while words[0] not in start:
+        words = words[1:]
+    return " ".join(words)
+
+
+def fact_lessons() -> list[Lesson]:
+    """Every fact as a question."""
+    return [
+        *(Lesson(f"What color is {fact}?", color) for fact, color in COLOR_FACTS.items()),
+        *(Lesson(f"What shape is {fact}?", shape) for fact, shape in SHAPE_FACTS.items()),
+        *(Lesson(f"What number is it: {fact}?", NUMBERS[number]) for fact, number in NUMBER_FACTS.items()),
+    ]
+
+
+def picture_lesson(rng: random.Random) -> Lesson:
+    """A lesson on one picture."""
+    c = captioned(rng, allow_held_out=True)
+    picture = (draw(c.scene),)
+    way = rng.random()
+    if way < 0.6:
+        return Lesson(DESCRIBE, describe(c.scene), picture)
+    return Lesson(*_question(rng, c.scene), picture)
+
+
+def two_picture_lesson(rng: random.Random) -> Lesson:
+    """A lesson on two pictures: the caption of one of them, or whether color or shape agree."""
+    scenes = [captioned(rng, rng.choice(("colors", "colors", "counting")), allow_held_out=True).scene for _ in range(2)]
+    pictures = tuple(draw(s) for s in scenes)
+    way = rng.random()
+    if way < 0.6:
+        which = rng.randrange(2)
+        return Lesson(f"What is in the {('first', 'second')[which]} picture?", describe(scenes[which]), pictures)
+    what = rng.choice(("color", "shape"))
+    same = getattr(scenes[0].objects[0], what) == getattr(scenes[1].objects[0], what)
+    return Lesson(f"Is the {what} the same in both?", "yes" if same else "no", pictures)
+
+
+def _question(rng: random.Random, scene: Scene) -> tuple[str, str]:
+    o = rng.choice(scene.objects)
+    if len(scene.objects) == 2 and scene.objects[0].shape != scene.objects[1].shape:
+        other = next(x for x in scene.objects if x is not o)
+        dx, dy = o.x - other.x, o.y - other.y
+        across = abs(dx) > abs(dy)
+        where = ("left of" if dx < 0 else "right of") if across else ("above" if dy < 0 else "below")
+        return rng.choice(
+            (
+                (f"Where is the {o.shape}?", f"{where} the {other.shape}"),
+                (f"What color is the {o.shape}?", o.color),
+                (f"How many {plural(o.shape)}?", "one"),
+            )
+        )
+    return rng.choice(
+        (
+            (f"How many {plural(o.shape)}?", NUMBERS[len([x for x in scene.objects if x.shape == o.shape])]),
+            ("What color?", o.color) if len({x.color for x in scene.objects}) == 1 else ("How many shapes?", NUMBERS[len(scene.objects)]),
+            ("What shape?", o.shape),
+        )
+    )
+
+
+LESSONS: dict[str, Callable[[random.Random], Lesson]] = {"text": text_lesson, "picture": picture_lesson, "two_pictures": two_picture_lesson}

@@ -1,0 +1,46 @@
+"""Training rows of a connector: a caption (plain, or made vague with the caption as the thought) and the picture it describes."""
+
+from __future__ import annotations
+
+import random
+
+from metabridge.bridge.interfaces import Example
+from metabridge.training.flatland.captions import captioned, plural
+from metabridge.training.flatland.world import COLORS, SHAPES, draw
+
+_VAGUE = (
+    "something",
+    "a drawing",
+    "one or more shapes",
+    "the thing i mean",
+    "what you think of",
+    "guess what i like",
+    "a picture with shapes",
+)
+_PLURALS = {plural(shape) for shape in SHAPES}
+
+
+def row(seed: int, think: float) -> Example:
+    """The row of a seed. A share `think` of the rows is read as prompt + thought before the queries, the prompt being vague.
+
+    With prompt = thought the queries would have no reason to look at the thought; a vague prompt gives them one.
+    """
+    rng = random.Random(seed)
+    c = captioned(rng)
+    if rng.random() >= think:
+        return Example(prompt=c.text, target=draw(c.scene))
+    return Example(prompt=vague(rng, c.text), target=draw(c.scene), thought=c.text)
+
+
+def vague(rng: random.Random, text: str) -> str:
+    """The caption with its meaning thinned: replaced, blurred, misleading, or with words dropped."""
+    words = text.split()
+    way = rng.random()
+    if way < 0.2:
+        return rng.choice(_VAGUE)
+    if way < 0.5:  # blur what can be named: "a red star" -> "a colored shape"
+        return " ".join("colored" if w in COLORS else "shape" if w in SHAPES else "shapes" if w in _PLURALS else w for w in words)
+    if way < 0.7:  # another picture's caption: only the thought can be right
+        return captioned(rng).text
+    kept = [w for w in words if rng.random() < 0.5]
+    return " ".join(kept) or rng.choice(_VAGUE)
