@@ -47,13 +47,13 @@ def assemble(recipe: Recipe, device: str = "cpu", scale: float | None = None) ->
 
     from metabridge.bridge.model import Bridge
 
-    brain, hand = load("brains", recipe.brain), load("hands", recipe.hand)
-    scale = hand.condition_rms() if scale is None else scale
     with torch.random.fork_rng(devices=[]):
+        brain, hand = load("brains", recipe.brain), load("hands", recipe.hand)
+        if recipe.objective.distill and hand.describe([""]) is None:
+            raise UserError("objective.distill: this hand has no text encoder to learn from; set objective.distill=0")
+        scale = hand.condition_rms() if scale is None else scale
         torch.manual_seed(recipe.train.seed)
         bridge = Bridge(brain, hand, recipe.connector, recipe.objective, scale)
-    if recipe.objective.distill and hand.describe([""]) is None:
-        raise UserError("objective.distill: this hand has no text encoder to learn from; set objective.distill=0")
     return bridge.to(device)
 
 
@@ -106,7 +106,7 @@ def _download(repo: str) -> Path:
 
 def _module(kind: str, name: str) -> Any:
     if "." not in name and name not in names(kind):
-        raise UserError(unknown(f"{kind.removesuffix('s')}.name={name}", names(kind), kind.removesuffix("s")))
+        raise UserError(unknown(name, names(kind), kind.removesuffix("s")))
     path = name if "." in name else f"metabridge.adapters.{kind}.{name}"
     try:
         module = importlib.import_module(path)

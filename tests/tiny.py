@@ -7,7 +7,7 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from metabridge.adapters.processors import image_only
 
@@ -141,6 +141,8 @@ def make_hand(folder: Path, seed: int = 0, text_encoder: bool = True) -> Path:
             scaling_factor=0.5,
         )
         words = tokenizer(["<pad>", "<eos>", "<bos>"], "right", bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+        # as Gemma's: the empty caption has a token to attend to
+        words.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
         gemma = transformers.Gemma2Config(
             vocab_size=len(words),
             hidden_size=16,

@@ -75,10 +75,13 @@ class SanaHand(DiffusionHand):
         return None if self.native is None else self.native(captions, self.transformer.device)
 
     def condition_rms(self) -> float:
-        condition = self.describe(CAPTIONS)
-        if condition is None:
+        if self.native is None:
             return 1.0
-        real = condition.embeds[condition.mask.bool()].float()
+        loaded = self.native.loaded
+        condition = self.native(CAPTIONS, self.transformer.device)
+        if not loaded:
+            self.native.release()  # gigabytes that only this one number needed
+        real = condition.embeds[condition.mask.bool()]
         return float(real.square().mean().sqrt())
 
 
@@ -95,6 +98,13 @@ class Native:
     @cached_property
     def pipeline(self) -> Any:
         return diffusers.SanaPipeline.from_pretrained(self.path, revision=self.revision, transformer=None, vae=None, dtype=self.dtype)
+
+    @property
+    def loaded(self) -> bool:
+        return "pipeline" in self.__dict__
+
+    def release(self) -> None:
+        self.__dict__.pop("pipeline", None)
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str], device: torch.device) -> Condition:

@@ -1,0 +1,98 @@
+"""From names to a bridge, and what a wrong name is told."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from metabridge.adapters import assemble, find_bridge, load, load_pipeline, names
+from metabridge.adapters.locate import locate
+from metabridge.bridge.artifact import save_bridge
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.interfaces import Example
+from metabridge.bridge.model import Bridge
+from metabridge.bridge.recipe import Part, Recipe
+
+
+def test_names() -> None:
+    assert "auto" in names("brains")
+    assert "sana" in names("hands")
+
+
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        (Part("atuo"), "no such brain; did you mean auto?"),
+        (Part("auto", {"repo": "x/y", "dtpye": "float32"}), "brain.dtpye: no such option of brain auto; did you mean dtype?"),
+        (Part("auto"), "brain.repo: missing"),
+        (Part("no.such.module", {"repo": "x/y"}), "no module no in this environment"),
+        (Part("json.tool", {"repo": "x/y"}), r"the module has no load\(\)"),
+    ],
+)
+def test_what_a_wrong_part_is_told(part: Part, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        load("brains", part)
+
+
+def test_a_third_partys_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their").mkdir()
+    (tmp_path / "their" / "brain.py").write_text("def load(size: int):\n    return size + 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load("brains", Part("their.brain", {"size": 2})) == 3
+    sys.modules.pop("their.brain")
+
+
+def test_locate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    assert locate("weights") == locate("./weights") == str(tmp_path / "weights")
+    assert locate("Qwen/Qwen2.5-VL-3B-Instruct") == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert Path(locate("package:flatland")).name == "flatland"
+    for repo, line in (("./none", "no such folder"), ("package:none", "not in this installation"), ("none", "neither a folder here")):
+        with pytest.raises(UserError, match=line):
+            locate(repo)
+
+
+def test_a_hub_id_that_cannot_be_had_is_one_line(tiny_recipe: Recipe) -> None:
+    with pytest.raises(UserError, match=r"nobody/nothing@main: cannot be loaded \(.*\); check the name") as caught:
+        load("brains", Part("auto", {"repo": "nobody/nothing"}))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="nobody/nothing@main: cannot be loaded"):
+        load("hands", Part("sana", {"repo": "nobody/nothing"}))
+    with pytest.raises(UserError, match="nobody/nothing@main: cannot be loaded"):
+        load_pipeline("nobody/nothing")
+
+
+def test_the_same_seed_gives_the_same_bridge(tiny_recipe: Recipe) -> None:
+    state = torch.get_rng_state()
+    one, two = assemble(tiny_recipe).trained(), assemble(tiny_recipe).trained()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_output_starts_at_the_scale_of_the_native_conditioning(tiny_recipe: Recipe) -> None:
+    bridge = assemble(tiny_recipe, scale=7.0)
+    with torch.no_grad():
+        embeds = bridge.condition(bridge.brain.collate([Example("a red cat"), Example("a dog")])).embeds
+    assert 0.5 * 7 < embeds.square().mean().sqrt() < 2 * 7
+    assert assemble(tiny_recipe).scale == pytest.approx(bridge.hand.condition_rms())
+
+
+def test_distilling_needs_a_text_encoder(brain_folder: Path, tmp_path: Path) -> None:
+    hand = tiny.make_hand(tmp_path / "hand", text_encoder=False)
+    tree = tiny.recipe_tree(brain_folder, hand) | {"objective": {"distill": 0.5}}
+    with pytest.raises(UserError, match="no text encoder to learn from"):
+        assemble(Recipe.from_dict(tree))
+
+
+def test_bridges_are_found(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    save_bridge(bridge, tmp_path / "run" / "bridge", tiny_recipe, {})
+    assert find_bridge(tmp_path / "run") == find_bridge(tmp_path / "run" / "bridge") == tmp_path / "run" / "bridge"
+    with pytest.raises(UserError, match="no bridge in it"):
+        find_bridge(tmp_path)
+    with pytest.raises(UserError, match="no such folder and no shipped bridge"):
+        find_bridge("flatlnad")

@@ -1,0 +1,65 @@
+"""Tiny real checkpoints, made once a session, and bridges over them."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from metabridge.adapters import assemble
+from metabridge.bridge.model import Bridge
+from metabridge.bridge.recipe import Recipe
+
+
+@pytest.fixture(scope="session")
+def brain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_brain(tmp_path_factory.mktemp("tiny") / "brain")
+
+
+@pytest.fixture(scope="session")
+def causal_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_causal_lm(tmp_path_factory.mktemp("tiny") / "causal")
+
+
+@pytest.fixture(scope="session")
+def hand_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_hand(tmp_path_factory.mktemp("tiny") / "hand")
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(brain_folder: Path, hand_folder: Path) -> Recipe:
+    return Recipe.from_dict(tiny.recipe_tree(brain_folder, hand_folder))
+
+
+@pytest.fixture(scope="session")
+def _bridge(tiny_recipe: Recipe) -> Bridge:
+    return assemble(tiny_recipe)
+
+
+@pytest.fixture
+def bridge(_bridge: Bridge) -> Bridge:
+    """A bridge of one's own: a test may train it."""
+    return copy.deepcopy(_bridge)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Image.Image:
+    return noise_picture(0, 48, 64)
+
+
+@pytest.fixture(scope="session")
+def wide_picture() -> Image.Image:
+    return noise_picture(1, 96, 40)
+
+
+def noise_picture(seed: int, width: int, height: int) -> Image.Image:
+    pixels = torch.randint(256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
