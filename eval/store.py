@@ -1,0 +1,81 @@
+"""Files that survive a kill at any moment: whole files by rename, records by appending lines."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from metabridge.bridge.errors import UserError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full disk or a folder without write permission is the user's to mend, and running again continues."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); make room there or give another folder with -o, "
+            "then run the same command again: what is done stays done"
+        ) from error
+
+
+def write(path: Path, data: bytes) -> None:
+    """All of it or nothing: temporary name, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, tree: Any) -> None:
+    write(path, (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); remove it and run again") from error
+
+
+def append(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """A line each. The end of a line torn by a kill is cut off first, so that it cannot merge with what follows."""
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            file.truncate(_whole_lines(file.seek(0) or file.read()))
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; none where the file is not there yet. A torn last line is ignored, any other bad line is an error."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    records = []
+    for number, line in enumerate(data[: _whole_lines(data)].splitlines(), start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}: line {number} is no JSON; remove the line, then run the same command again") from error
+    return records
+
+
+def _whole_lines(data: bytes) -> int:
+    return data.rfind(b"\n") + 1

@@ -1,0 +1,190 @@
+"""`metabridge demo`: the main job on Flatland, end to end. Run it again and it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.recipe import Recipe
+from metabridge.scripts.eval import console, draw, make_plan, rich_table, score
+from metabridge.training import recipes
+
+if TYPE_CHECKING:
+    from metabridge.bridge.pipeline import BridgePipeline
+    from metabridge.eval.plan import Plan
+    from metabridge.eval.score import Scored
+
+LIMIT, IMAGES = 8, 1  # prompts a tag or kind, pictures a prompt: small, so that the whole demo fits in eight minutes
+PLAIN = ("a red star", "three hearts", "a green circle and a yellow star", "a purple triangle above an orange circle")
+THINK = (
+    "a square with the color of a ripe banana",
+    "something purple shaped like a valentine",
+    "the color of a carrot on the shape of a starfish",
+    "as many hearts as a tricycle has wheels",
+    "two shapes, a circle and a star; no circles",
+    "the larger group: two stars or three circles",
+)
+SEED = 1
+Found = Mapping[str, "tuple[Plan, list[Scored], Path]"]
+
+
+def demo_command(out: Path) -> None:
+    demo(Recipe.load(recipes.find("flatland-demo")), "flatland", out, f"metabridge train flatland-demo --out {out}/run")
+
+
+def demo(recipe: Recipe, beside: str, out: Path, train_command: str, limit: int = LIMIT, images: int = IMAGES) -> None:
+    """Train `recipe`, draw, score; score the bridge `beside` in the same way."""
+    from metabridge.eval import report, store
+    from metabridge.scripts.generate import load
+
+    commands = [(train_command, "trains the queries and the connector between the frozen brain and hand")]
+    seconds = Seconds(out / "seconds.json")
+    train(recipe, out / "run", seconds)
+    other = Path(beside).name
+    pipelines = {"demo": load(str(out / "run")), other: load(beside)}
+    with seconds("draw"):
+        samples = {name: draw_samples(pipeline, out, name) for name, pipeline in pipelines.items()}
+    commands.append(
+        (
+            f"metabridge generate {out}/run {shlex.quote(THINK[0])} --think --seed {SEED} -o out.png",
+            "draws the first of the samples with a thought",
+        )
+    )
+
+    found = {}
+    for name, pipeline in pipelines.items():
+        folder, own = out / f"eval-{name}", name == "demo"
+        with seconds(f"score {name}"):
+            planned = make_plan(pipeline, folder, limit=limit, images=images, baseline=own)
+            draw(planned, folder, pipeline, f"drawing, {name}")
+            found[name] = (planned, score(planned, folder), folder)
+        given = f"{out}/run" if own else beside
+        options = f"--limit {limit} --images {images}{'' if own else ' --no-baseline'}"
+        what = "draws and scores the suite" + (", and the hand's own text encoder on the same prompts" if own else ", the shipped bridge")
+        commands.append((f"metabridge eval {given} --suite flatland {options} -o {folder}", what))
+
+    results, page = pages(found, samples, out, commands, seconds)
+    report.write(page, out / "report.html")
+    store.write_json(out / "report.json", tree(results, other, out, seconds))
+    console.print(rich_table(report.headline(results)), "")
+    console.print(
+        f"{sum(seconds.spent.values()):.0f} s in all, {peak_gigabytes():.1f} GB at most. Open {out / 'report.html'}; "
+        f"numbers: {out / 'report.json'}, pictures: {out / 'samples.png'}",
+        soft_wrap=True,
+    )
+
+
+def train(recipe: Recipe, run: Path, seconds: Seconds) -> None:
+    from metabridge.adapters import assemble
+    from metabridge.scripts.quiet import quiet
+    from metabridge.training.train import train as train_loop
+
+    quiet()
+    with seconds("train"):
+        done = train_loop(recipe, assemble(recipe), run)
+    if done < recipe.train.steps:
+        console.print(
+            f"stopped at step {done} of {recipe.train.steps}; to go on: {shlex.join(['metabridge', *sys.argv[1:]])}", soft_wrap=True
+        )
+        sys.exit(130)
+
+
+def draw_samples(pipeline: BridgePipeline, out: Path, name: str) -> bytes:
+    """A sheet of example prompts, the last ones with a thought: samples.png, or samples-<name>.png of another bridge."""
+    from metabridge.eval import sheet
+
+    tiles = []
+    for prompts, think in ((PLAIN, False), (THINK, True)):
+        drawn = pipeline(list(prompts), think=think, seeds=[SEED] * len(prompts))
+        tiles += [sheet.shown(*one) for one in zip(drawn.images, prompts, drawn.thoughts, strict=True)]
+    return sheet.save(sheet.compose(tiles, columns=5), out / ("samples.png" if name == "demo" else f"samples-{name}.png"))
+
+
+def pages(found: Found, samples: Mapping[str, bytes], out: Path, commands: Sequence[tuple[str, str]], seconds: Seconds) -> tuple[Any, Any]:
+    """Results by name, and the page over all of them."""
+    from metabridge.eval import plot, report, result
+
+    results = {name: result.summarize(planned, scored) for name, (planned, scored, _) in found.items()}
+    own = results["demo"]
+    steps, losses = zip(*loss_curve(out / "run"), strict=True)
+    sheets = [
+        (f"{title} ({name})", figures)
+        for name, (planned, scored, folder) in found.items()
+        for title, figures in report.sheets(planned, scored, folder)
+    ]
+    benchmark = own["identity"]["benchmark"]
+    page = report.Page(
+        title="metabridge demo",
+        lead=f"A connector trained on Flatland in {seconds.spent['train']:.0f} s, what it draws, and how right that is: "
+        f"{benchmark['prompts_per_kind']} prompts a tag or kind, {benchmark['images_per_prompt']} picture a prompt, scored exactly "
+        "from pixels. Beside it the shipped bridge, trained alike but longer.",
+        cards=report.cards(own),
+        commands=[(command, what, f"{spent:.0f} s") for (command, what), spent in zip(commands, seconds.spent.values(), strict=True)],
+        before=[
+            ("Samples", "The lower prompts need reasoning: the brain first writes a thought, in grey, then the queries are read.",
+             [report.Figure(f"drawn by {name}", report.data_uri(png)) for name, png in samples.items()]),
+            ("Training", "Only the queries and the connector learn; brain and hand stay as they were, bit for bit.",
+             [report.Figure("loss", svg=plot.curve(steps, losses, "loss"))]),
+        ],
+        tables=[
+            (report.composition(results), [report.composition_plot(results)]),
+            (report.reasoning(results), [report.reasoning_plot(one, name) for name, one in results.items()]),
+        ],
+        sheets=sheets,
+        identity=[line for name, one in results.items() for line in report.identity(one["identity"], f"{name}: ")],
+        warnings=[line for one in results.values() for line in report.warnings(one)],
+    )  # fmt: skip
+    return results, page
+
+
+def tree(results: Mapping[str, Any], other: str, out: Path, seconds: Seconds) -> dict[str, Any]:
+    """report.json: the result of the demo's bridge, the shipped one among its baselines, and how it was trained."""
+    own, shipped = results["demo"], results[other]
+    last = loss_curve(out / "run")[-1]
+    return {
+        **own,
+        "baselines": {**own["baselines"], other: {**shipped["scores"], "identity": shipped["identity"]}},
+        "training": {"steps": last[0], "loss": last[1]},
+        "seconds": {stage: round(spent, 1) for stage, spent in seconds.spent.items()},
+        "peak_gigabytes": round(peak_gigabytes(), 2),
+    }
+
+
+def loss_curve(run: Path) -> list[tuple[float, float]]:
+    from metabridge.training.log import read_metrics
+
+    curve = [(row["step"], row["loss"]) for row in read_metrics(run / "metrics.jsonl")]
+    if not curve:
+        raise UserError(f"{run}/metrics.jsonl: no line in it; set log.every to fewer steps than train.steps")
+    return curve
+
+
+class Seconds:
+    """Time spent on each stage, over all the runs that the demo took."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spent: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        from metabridge.eval import store
+
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent[stage] = self.spent.get(stage, 0.0) + time.monotonic() - start
+            store.write_json(self.path, self.spent)
+
+
+def peak_gigabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "linux" else 1024**3)

@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+import pytest
+
+from metabridge.eval import plan
+from tests.eval.oracle import BRIDGE, CODE, GENERATION
+
+
+@pytest.fixture
+def small_plan() -> plan.Plan:
+    return plan.make("flatland", BRIDGE, GENERATION, CODE, limit=4, images=2)

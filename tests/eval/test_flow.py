@@ -1,0 +1,202 @@
+"""plan -> generate -> score -> result, from pixels, with a drawer that knows the answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.pipeline import PipelineOutput
+from metabridge.eval import benchmarks, plan, result, score, store
+from metabridge.eval.generate import DRAWN, generate
+from tests.eval.oracle import BRIDGE, CODE, GENERATION, Oracle
+
+
+def evaluate(chosen: plan.Plan, folder: Path, drawer: Oracle) -> dict:
+    chosen = plan.save(chosen, folder)
+    generate(chosen, folder, drawer)
+    summary = result.summarize(chosen, score.score(chosen, folder))
+    result.write(summary, folder)
+    return summary
+
+
+def test_plan_counts_and_seeds(small_plan: plan.Plan) -> None:
+    samples = small_plan.samples()
+    seen = [s for s in samples if not s.item.held_out]
+    # six tags drawn by bridge and hand, seven kinds drawn without and with think, four prompts of two pictures each
+    assert len(seen) == (6 * 2 + 7 * 2) * 4 * 2
+    assert all(s.seed == 1000 * s.item.number + s.k for s in samples)
+    assert len({s.key for s in samples}) == len(samples)
+    chunks = small_plan.chunks()
+    assert [s for chunk in chunks for s in chunk] == samples
+    assert all(len(chunk) <= plan.CHUNK and len({s.row for s in chunk}) == 1 for chunk in chunks)
+    by_row = {row: {(s.item.id, s.k, s.seed) for s in samples if s.row == row} for row in plan.ROWS}
+    assert by_row["think"] | by_row["native"] == by_row["bridge"]  # the same prompts and seeds
+
+
+def test_a_limited_run_is_a_part_of_the_full_one() -> None:
+    suite = benchmarks.load("flatland")
+    full = {item.id: item for item, _ in suite.items(suite.PROMPTS)}
+    assert all(full[item.id] == item for item, _ in suite.items(3))
+    numbers = [item.number for item in full.values()]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_right_pictures_score_one(small_plan: plan.Plan, tmp_path: Path) -> None:
+    summary = evaluate(small_plan, tmp_path, Oracle())
+    cells = [*summary["scores"]["composition"].values()]
+    for mode in ("implicit", "think"):
+        cells += summary["scores"]["reasoning"][mode].values()
+    assert {cell["value"] for cell in cells} == {1.0}
+    assert all(cell["low"] < 1.0 for cell in cells)
+    assert summary["scores"]["composition"]["single"]["n"] == 8
+    assert summary["scores"]["reasoning"]["think"]["color_fact"]["chance"] == pytest.approx(1 / 6, abs=1e-6)
+    assert summary["thoughts"]["overall"]["value"] == 1.0
+    assert summary["held_out"]["scores"]["composition"]["colors"]["value"] == 1.0
+    assert summary["pictures"]["infra_error"] == summary["pictures"]["model_error"] == 0
+    assert summary["identity"]["benchmark"]["images_per_prompt"] == 2
+
+
+def test_wrong_pictures_score_zero_and_differences_are_paired(small_plan: plan.Plan, tmp_path: Path) -> None:
+    """The bridge is wrong on every second picture, its baseline on none, thinking on none."""
+    summary = evaluate(small_plan, tmp_path, Oracle(wrong=lambda text, seed, row: row == "bridge" and seed % 2 == 1))
+    assert summary["scores"]["composition"]["overall"]["value"] == 0.5
+    assert summary["baselines"]["hand_text_encoder"]["composition"]["overall"]["value"] == 1.0
+    difference = summary["differences"]["bridge - hand_text_encoder"]["composition"]["overall"]
+    assert (difference["value"], difference["low"], difference["high"]) == (-0.5, -0.5, -0.5)
+    assert summary["differences"]["think - implicit"]["reasoning"]["negation"]["value"] == 0.5
+    assert summary["scores"]["reasoning"]["think"]["overall"]["value"] == 1.0
+
+
+def test_stop_and_resume_give_the_same_result(small_plan: plan.Plan, tmp_path: Path) -> None:
+    def wrong(text: str, seed: int, row: str) -> bool:
+        return (seed // 1000 + len(row)) % 3 == 0
+
+    whole = tmp_path / "whole"
+    evaluate(small_plan, whole, Oracle(wrong))
+    parts = tmp_path / "parts"
+    plan.save(small_plan, parts)
+    with pytest.raises(KeyboardInterrupt):
+        generate(small_plan, parts, Oracle(wrong, stop_after=2))
+    drawn = parts / DRAWN
+    drawn.write_bytes(drawn.read_bytes()[:-9])  # a kill in the middle of a line
+    (parts / "images" / "bridge" / "single" / ".single-000-0.png.tmp").write_bytes(b"half")
+
+    resumed = Oracle(wrong)
+    evaluate(small_plan, parts, resumed)
+    assert len(resumed.calls) == len(small_plan.chunks()) - 1  # the first chunk was whole, the second lost a line
+    assert (parts / "result.json").read_bytes() == (whole / "result.json").read_bytes()
+    for sample in small_plan.samples():
+        assert (parts / sample.file).read_bytes() == (whole / sample.file).read_bytes()
+
+    again = Oracle(wrong)
+    evaluate(small_plan, parts, again)
+    assert not again.calls
+    assert (parts / "result.json").read_bytes() == (whole / "result.json").read_bytes()
+
+
+def test_missing_and_corrupt_pictures_make_it_incomplete(small_plan: plan.Plan, tmp_path: Path) -> None:
+    evaluate(small_plan, tmp_path, Oracle())
+    whole = (tmp_path / "result.json").read_bytes()
+    files = [tmp_path / s.file for s in small_plan.samples() if s.row == "bridge" and s.item.kind == "single"]
+    files[0].unlink()
+    files[3].write_bytes(files[3].read_bytes()[:100])
+
+    chosen = plan.load(tmp_path)
+    summary = result.summarize(chosen, score.score(chosen, tmp_path))
+    single = summary["scores"]["composition"]["single"]
+    assert (single["value"], single["unscored"], single["n"]) == (None, 2, 8)
+    assert summary["scores"]["composition"]["overall"]["value"] is None
+    assert summary["scores"]["composition"]["colors"]["value"] == 1.0
+    assert summary["differences"]["bridge - hand_text_encoder"]["composition"]["single"]["value"] is None
+    assert summary["pictures"]["infra_error"] == 2
+
+    mended = Oracle()
+    evaluate(small_plan, tmp_path, mended)
+    assert len(mended.calls) == 1  # one chunk held both
+    assert (tmp_path / "result.json").read_bytes() == whole
+
+
+def test_nan_pictures_count_as_wrong(small_plan: plan.Plan, tmp_path: Path) -> None:
+    class Broken(Oracle):
+        def _draw(self, row: str, texts: list[str], seeds: list[int], thoughts: list[str | None]) -> PipelineOutput:
+            drawn = super()._draw(row, texts, seeds, thoughts)
+            return PipelineOutput(
+                [torch.full_like(p, torch.nan) if s % 2 else p for p, s in zip(drawn.images, seeds, strict=True)], thoughts, seeds
+            )
+
+    summary = evaluate(small_plan, tmp_path, Broken())
+    assert summary["scores"]["composition"]["overall"]["value"] == 0.5
+    assert summary["pictures"]["model_error"] == len(small_plan.samples()) / 2
+    again = Broken()
+    generate(small_plan, tmp_path, again)
+    assert not again.calls  # it is the model's error, drawing again would not help
+
+
+def test_pictures_say_what_they_are(small_plan: plan.Plan, tmp_path: Path) -> None:
+    evaluate(small_plan, tmp_path, Oracle())
+    sample = next(s for s in small_plan.samples() if s.row == "think")
+    with Image.open(tmp_path / sample.file) as image:
+        assert image.text == {"prompt": sample.item.text, "thought": sample.item.rewrite, "seed": str(sample.seed)}
+
+
+def test_another_evaluation_in_the_folder_is_refused(small_plan: plan.Plan, tmp_path: Path) -> None:
+    plan.save(small_plan, tmp_path)
+    other = plan.make("flatland", {**BRIDGE, "fingerprint": "0" * 64}, GENERATION, CODE, limit=4, images=2)
+    with pytest.raises(
+        UserError, match=r"holds another evaluation: its bridge fingerprint is f{16}, asked for is 0{16}; give another folder"
+    ):
+        plan.save(other, tmp_path)
+    moved = plan.make("flatland", {**BRIDGE, "name": "elsewhere"}, GENERATION, {"version": "1", "commit": "x"}, limit=4, images=2)
+    assert plan.save(moved, tmp_path).identity == small_plan.identity  # a name, a place or a commit is no difference
+
+
+def test_changed_prompts_are_refused(small_plan: plan.Plan, tmp_path: Path) -> None:
+    plan.save(small_plan, tmp_path)
+    tree = json.loads((tmp_path / "plan.json").read_text())
+    tree["identity"]["benchmark"]["data_sha256"] = "0" * 64
+    (tmp_path / "plan.json").write_text(json.dumps(tree))
+    with pytest.raises(UserError, match="planned on flatland data 000000000000, this version has"):
+        plan.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": 0}, "--limit 0: flatland has 100 prompts a tag or kind; give 1 to 100"),
+        ({"limit": 101}, "--limit 101: flatland has 100 prompts a tag or kind; give 1 to 100"),
+        ({"images": 0}, "--images 0: a prompt has 1000 seeds; give 1 to 1000"),
+    ],
+)
+def test_bad_sizes(options: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        plan.make("flatland", BRIDGE, GENERATION, CODE, **options)
+    assert str(caught.value) == message
+
+
+def test_unknown_benchmark() -> None:
+    with pytest.raises(UserError) as caught:
+        benchmarks.load("flatlnd")
+    assert str(caught.value) == "flatlnd: no such benchmark; did you mean flatland? it may be one of: flatland"
+
+
+def test_no_plan(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no plan.json there; `metabridge eval BRIDGE -o"):
+        plan.load(tmp_path)
+
+
+def test_records_survive_a_torn_line_but_not_a_bad_one(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    store.append(path, [{"a": 1}, {"a": 2}])
+    with path.open("ab") as file:
+        file.write(b'{"a": 3')
+    assert store.read(path) == [{"a": 1}, {"a": 2}]
+    store.append(path, [{"a": 4}])
+    assert store.read(path) == [{"a": 1}, {"a": 2}, {"a": 4}]
+    path.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
+    with pytest.raises(UserError, match="line 2 is no JSON"):
+        store.read(path)
