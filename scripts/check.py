@@ -29,7 +29,9 @@ def check_command(what: str, overrides: Sequence[str]) -> None:
         recipe = Recipe.load(recipes.find(what), overrides)
         console.print(f"recipe {recipes.find(what)}", soft_wrap=True)
         from metabridge.adapters import assemble
+        from metabridge.scripts.quiet import quiet
 
+        quiet()
         bridge = assemble(recipe)
     else:
         if overrides:
@@ -41,7 +43,9 @@ def check_command(what: str, overrides: Sequence[str]) -> None:
 def load_trained(what: str, console: Console) -> tuple[Recipe, Bridge]:
     from metabridge.adapters import find_bridge, load_pipeline
     from metabridge.bridge.artifact import read_artifact
+    from metabridge.scripts.quiet import quiet
 
+    quiet()
     folder = find_bridge(what)
     console.print(f"bridge {folder}", soft_wrap=True)
     return read_artifact(folder).recipe, load_pipeline(folder).bridge
@@ -66,7 +70,7 @@ def report(recipe: Recipe, bridge: Bridge, console: Console) -> None:
 def shape_table(bridge: Bridge) -> Table:
     settings, brain, hand = bridge.settings, bridge.brain, bridge.hand
     height, width = hand.default_size
-    table = Table("what", "shape", title="Shapes (N queries, D width)", title_justify="left")
+    table = Table("what", "shape")
     table.add_row("queries read through the brain", f"[{settings.queries}, {brain.width}]")
     taps = ", ".join("final norm" if tap == -1 else f"layer {tap} of {brain.num_layers}" for tap in settings.taps)
     table.add_row("hidden states at " + taps, f"[{settings.queries}, {brain.width * len(settings.taps)}]", end_section=True)
@@ -82,9 +86,7 @@ def conditioning_table(bridge: Bridge, prompts: Sequence[str]) -> Table:
 
     from metabridge.bridge.interfaces import Example
 
-    table = Table(
-        "conditioning", "RMS", "of it: prompts", title=f"What the hand is told, over {len(prompts)} prompts", title_justify="left"
-    )
+    table = Table("conditioning", "RMS", "of it: prompts", title=f"What the hand is told, over {len(prompts)} prompts")
     with torch.no_grad():
         own = bridge.condition(bridge.brain.collate([Example(prompt) for prompt in prompts]))
         native = bridge.hand.describe(prompts)

@@ -65,6 +65,23 @@ def generate(
     generate_command(bridge, prompts, images or [], think, think_mode, count, seed, steps, guidance, out)
 
 
+@app.command(name="eval")
+def evaluate(
+    words: Annotated[list[str], typer.Argument(metavar="BRIDGE | STAGE DIR...", help="STAGE: plan generate score report compare list.")],
+    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="What to measure (metabridge ls benchmarks).")] = "flatland",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Prompts per tag or kind.")] = None,
+    images: Annotated[int | None, typer.Option("--images", min=1, help="Images per prompt.")] = None,
+    baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="Score the hand's own text encoder too.")] = True,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; the hand's default if not given.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the hand's default if not given.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where plan, images and results go.")] = None,
+) -> None:
+    """Draw a suite's prompts and score the drawings. To resume, run the same command again."""
+    from metabridge.scripts.eval import eval_command
+
+    eval_command(words, suite, limit, images, baseline, steps, guidance, out)
+
+
 @app.command()
 def check(
     what: Annotated[str, typer.Argument(metavar="RECIPE|BRIDGE", help="A recipe file, a shipped name, or a run folder.")],

@@ -112,6 +112,9 @@ def load(bridge: str) -> BridgePipeline:
     print(f"bridge: {bridge} ({find_bridge(bridge)})")
     import torch
 
+    from metabridge.scripts.quiet import quiet
+
+    quiet()
     return load_pipeline(bridge, "cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -21,10 +21,15 @@ def train_command(name: str, overrides: Sequence[str], out: Path | None, dry_run
     if processes > 1 and "RANK" not in os.environ:
         relaunch(recipe, processes)
 
+    from accelerate import PartialState
+
     from metabridge.adapters import assemble
+    from metabridge.scripts.quiet import quiet
     from metabridge.training.train import train
 
+    quiet()
     done = train(recipe, assemble(recipe), out)
+    PartialState().destroy_process_group()
     if done < recipe.train.steps:
         print(f"stopped at step {done} of {recipe.train.steps}, saved in {out}; to go on: {shlex.join(['metabridge', *sys.argv[1:]])}")
         sys.exit(130)
@@ -49,11 +54,13 @@ def show_plan(recipe: Recipe, out: Path, processes: int) -> None:
     from rich.console import Console
 
     from metabridge.adapters import assemble
+    from metabridge.scripts.quiet import quiet
     from metabridge.training.data import Mixture, Share
     from metabridge.training.plan import memory_table, parameter_table
 
     share = Share(recipe.train.batch_size, recipe.train.grad_accum, 0, processes)
     Mixture(recipe)
+    quiet()
     bridge = assemble(recipe)
     console = Console(highlight=False)
     console.print(recipe.dump(), markup=False, soft_wrap=True)

@@ -64,7 +64,7 @@ def watch(children: Sequence[subprocess.Popen[bytes]]) -> list[int]:
     """Wait for all, and end those that still run a moment after another has failed. The ranks that failed, in that order."""
     failed: list[int] = []
     deadline = float("inf")
-    while any(child.poll() is None for child in children):
+    while None in [child.poll() for child in children]:
         failed += [rank for rank, child in enumerate(children) if child.returncode and rank not in failed]
         if failed and deadline == float("inf"):
             deadline = time.monotonic() + GRACE

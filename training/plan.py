@@ -45,8 +45,8 @@ def groups(bridge: Bridge) -> list[Group]:
 
 
 def parameter_table(bridge: Bridge) -> Table:
-    table = Table(title="Parameters", title_justify="left")
-    for column in ("part", "state", "dtype"):
+    table = Table()
+    for column in ("parameters", "state", "dtype"):
         table.add_column(column)
     for column in ("tensors", "numbers", "memory"):
         table.add_column(column, justify="right")
@@ -85,8 +85,8 @@ def memory(recipe: Recipe, bridge: Bridge, processes: int = 1) -> Mapping[str, i
 
 
 def memory_table(recipe: Recipe, bridge: Bridge, processes: int = 1) -> Table:
-    table = Table(title="Memory per process, activations aside", title_justify="left")
-    table.add_column("what")
+    table = Table()
+    table.add_column("per process, activations aside")
     table.add_column("memory", justify="right")
     sizes = memory(recipe, bridge, processes)
     for name, size in sizes.items():

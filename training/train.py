@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from torch.nn.parallel import DistributedDataParallel
 
 from metabridge.bridge.artifact import save_bridge
 from metabridge.bridge.errors import UserError
@@ -36,10 +36,7 @@ SHEET = 8  # drawings on a sample sheet
 def train(recipe: Recipe, bridge: Bridge, out: Path, callbacks: Sequence[Callback] = ()) -> int:
     """Train what the recipe trains, from the newest checkpoint on. Returns the steps done: fewer than asked for after Ctrl-C."""
     settings = recipe.train
-    accelerator = Accelerator(
-        mixed_precision="bf16" if settings.precision == "bfloat16" else "no",
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bfloat16" else "no")
     main = accelerator.is_main_process
     mixture = Mixture(recipe)
     share = Share(settings.batch_size, settings.grad_accum, accelerator.process_index, accelerator.num_processes)
@@ -56,6 +53,8 @@ def train(recipe: Recipe, bridge: Bridge, out: Path, callbacks: Sequence[Callbac
     ema = EMA(weights, settings.ema) if settings.ema else None
     state = resume(out, weights, optimizer, ema, accelerator.device)
     first, window, seconds = (state.step, state.window, state.seconds) if state else (0, [], 0.0)
+    # DDP would otherwise send the frozen gigabytes from the first process to all others, and their buffers at every step
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(bridge, bridge.frozen().keys())
     model = accelerator.prepare_model(bridge)  # DDP where there are several processes; it hooks forward() alone
     prompts = list(recipe.log.prompts) or (mixture.prompts(SHEET) if recipe.log.sample_every else [])
     log = RunLog(recipe, out, first, main, window, seconds)
