@@ -34,9 +34,13 @@ class Drawn(Protocol):
 class Drawer(Protocol):
     """What is evaluated; a BridgePipeline is one. `seeds` has one seed per prompt."""
 
-    def __call__(self, prompt: list[str], *, think: bool, seeds: list[int], output_type: str, **settings: Any) -> Drawn: ...
+    def __call__(
+        self, prompt: list[str], *, think: bool, seeds: list[int], output_type: str, num_inference_steps: int, guidance_scale: float
+    ) -> Drawn: ...
 
-    def draw_native(self, captions: list[str], *, seeds: list[int], output_type: str, **settings: Any) -> Drawn: ...
+    def draw_native(
+        self, captions: list[str], *, seeds: list[int], output_type: str, num_inference_steps: int, guidance_scale: float
+    ) -> Drawn: ...
 
 
 def generate(plan: Plan, folder: Path, drawer: Drawer, progress: Progress = lambda pictures, fresh: None) -> None:
@@ -64,7 +68,7 @@ def is_drawn(sample: Sample, record: dict[str, Any] | None, folder: Path) -> boo
     if record["state"] == MODEL_ERROR:
         return True
     try:
-        return hashlib.sha256((folder / sample.file).read_bytes()).hexdigest() == record["sha256"]
+        return bool(hashlib.sha256((folder / sample.file).read_bytes()).hexdigest() == record["sha256"])
     except OSError:
         return False
 

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 BRIDGES = ("#3b7ddd", "#17a398")  # the evaluated bridge, another one beside it
 BASELINE, IMPLICIT, THINK = "#9aa3ad", "#8fb4ec", "#e07b39"
 _INK = "#010203"  # written out as `currentColor`
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "metabridge",
     "font.family": "sans-serif",

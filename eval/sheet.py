@@ -117,13 +117,23 @@ def _wrapped(tile: Tile, font: _Font, most: int = 4) -> list[tuple[str, str]]:
     wrapped = []
     for text, color in tile.lines:
         lines = [""]
-        for word in text.split():
-            longer = f"{lines[-1]} {word}".strip()
+        for piece in (piece for word in text.split() for piece in _pieces(word, font)):
+            longer = f"{lines[-1]} {piece}".strip()
             if not lines[-1] or font.getlength(longer) <= _SIDE + 4:
                 lines[-1] = longer
             else:
-                lines.append(word)
+                lines.append(piece)
         if len(lines) > most:
             lines = [*lines[: most - 1], f"{lines[most - 1]} …"]
         wrapped += [(line, color) for line in lines]
     return wrapped
+
+
+def _pieces(word: str, font: _Font) -> list[str]:
+    """A word that is wider than a picture, cut into such as are not."""
+    pieces = [""]
+    for letter in word:
+        if font.getlength(pieces[-1] + letter) > _SIDE:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces

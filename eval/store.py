@@ -57,7 +57,8 @@ def append(path: Path, records: Iterable[dict[str, Any]]) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
-            file.truncate(_whole_lines(file.seek(0) or file.read()))
+            file.seek(0)
+            file.truncate(_whole_lines(file.read()))
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())

@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from metabridge.eval.score import Scored
 
 LIMIT, IMAGES = 8, 1  # prompts a tag or kind, pictures a prompt: small, so that the whole demo fits in eight minutes
-PLAIN = ("a red star", "three hearts", "a green circle and a yellow star", "a purple triangle above an orange circle")
+PLAIN = ("a red star", "three hearts", "four circles", "a green circle and a yellow star", "a purple triangle above an orange circle")
 THINK = (
     "a square with the color of a ripe banana",
-    "something purple shaped like a valentine",
     "the color of a carrot on the shape of a starfish",
     "as many hearts as a tricycle has wheels",
     "two shapes, a circle and a star; no circles",
@@ -68,7 +67,9 @@ def demo(recipe: Recipe, beside: str, out: Path, train_command: str, limit: int 
             found[name] = (planned, score(planned, folder), folder)
         given = f"{out}/run" if own else beside
         options = f"--limit {limit} --images {images}{'' if own else ' --no-baseline'}"
-        what = "draws and scores the suite" + (", and the hand's own text encoder on the same prompts" if own else ", the shipped bridge")
+        what = "draws and scores the suite" + (
+            " with the trained bridge and with the hand's own text encoder" if own else " with the shipped bridge"
+        )
         commands.append((f"metabridge eval {given} --suite flatland {options} -o {folder}", what))
 
     results, page = pages(found, samples, out, commands, seconds)
@@ -124,12 +125,12 @@ def pages(found: Found, samples: Mapping[str, bytes], out: Path, commands: Seque
     page = report.Page(
         title="metabridge demo",
         lead=f"A connector trained on Flatland in {seconds.spent['train']:.0f} s, what it draws, and how right that is: "
-        f"{benchmark['prompts_per_kind']} prompts a tag or kind, {benchmark['images_per_prompt']} picture a prompt, scored exactly "
+        f"{benchmark['prompts_per_kind']} prompts a tag or kind, {benchmark['images_per_prompt']} picture(s) a prompt, scored exactly "
         "from pixels. Beside it the shipped bridge, trained alike but longer.",
         cards=report.cards(own),
         commands=[(command, what, f"{spent:.0f} s") for (command, what), spent in zip(commands, seconds.spent.values(), strict=True)],
         before=[
-            ("Samples", "The lower prompts need reasoning: the brain first writes a thought, in grey, then the queries are read.",
+            ("Samples", "The second row needs reasoning: the brain first writes a thought, in grey, then the queries are read.",
              [report.Figure(f"drawn by {name}", report.data_uri(png)) for name, png in samples.items()]),
             ("Training", "Only the queries and the connector learn; brain and hand stay as they were, bit for bit.",
              [report.Figure("loss", svg=plot.curve(steps, losses, "loss"))]),

@@ -155,7 +155,8 @@ def code() -> dict[str, str]:
     here = Path(__file__).resolve()
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(here.parent), *words], capture_output=True, text=True, check=True)
+        # asking must not touch the repository: a plain `git status` takes its lock to refresh the index
+        done = subprocess.run(["git", "--no-optional-locks", "-C", str(here.parent), *words], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:

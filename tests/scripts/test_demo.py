@@ -38,7 +38,7 @@ def test_demo(brain_folder: Path, hand_folder: Path, tmp_path: Path, capsys: pyt
         assert text in page
     with Image.open(out / "samples.png") as samples:
         assert samples.width > 900
-    assert len(PLAIN) + len(THINK) == 10
+    assert len(PLAIN) == len(THINK) == 5
     shown = capsys.readouterr().out
     assert "composition, overall" in shown and str(out / "report.html") in shown.replace("\n", "")
 
