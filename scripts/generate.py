@@ -51,7 +51,8 @@ def generate_command(
     seeds = [seed + k for _ in prompts for k in range(count)]
 
     chunks = math.ceil(len(seeds) / pipeline.batch_size)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("drawing", total=chunks * settings["num_inference_steps"])
         output = pipeline(
             list(prompts),

@@ -1,0 +1,30 @@
+# make demo   train a small connector on Flatland, draw with it, score it: demo/report.html
+# make test   format, lint, types, tests
+# Each does all set-up on a fresh machine, and nothing twice.
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+CODE := bridge adapters training eval scripts
+
+# The tests' models are tiny: more threads than this only get in each other's way.
+test: export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test
+
+demo: $(INSTALLED)
+	$(VENV)/bin/metabridge demo --out demo
+
+test: $(INSTALLED)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	mkdir -p .typing/metabridge
+	for folder in $(CODE); do ln -sfn ../../$$folder .typing/metabridge/$$folder; done
+	MYPYPATH=.typing $(VENV)/bin/mypy -p metabridge.bridge
+	$(VENV)/bin/python -m pytest --durations=10 --cov=metabridge.bridge --cov-report=term --cov-fail-under=90
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("metabridge needs Python 3.11 or newer; make PYTHON=/path/to/it")'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
