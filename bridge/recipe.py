@@ -307,4 +307,5 @@ def _plain(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kind(value: object) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    names = {bool: "yes or no", int: "a number", float: "a number", str: "text", list: "a list", dict: "a mapping"}
+    return "nothing" if value is None or value == "" else names.get(type(value), type(value).__name__)
