@@ -198,6 +198,8 @@ class BridgePipeline:
             own = rows // num_images_per_prompt  # image -> its prompt
             chunk, null_chunk = condition.rows(own), [null.rows(own) for null in nulls]
             latents = hand.draw(chunk, null_chunk, shape, settings.steps, guidance, generators[start : start + self.batch_size], report)
+            if not torch.isfinite(latents).all():
+                raise UserError(f"{self.name}: drawing gave NaN or infinity; a lower guidance_scale or dtype: float32 may help")
             images += _finish(latents if settings.output_type == "latent" else hand.decode(latents), settings.output_type)
         return images
 

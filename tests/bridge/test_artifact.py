@@ -1,0 +1,152 @@
+"""What was trained, saved and laid over its base again; refused over another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from metabridge.adapters import assemble, load_pipeline
+from metabridge.bridge.artifact import apply, content_hash, fingerprint, read_artifact, save_bridge
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.interfaces import Example
+from metabridge.bridge.model import Bridge
+from metabridge.bridge.recipe import Recipe
+
+
+def disturb(bridge: Bridge) -> Bridge:
+    """As training would."""
+    with torch.no_grad():
+        for parameter in bridge.trained().values():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return bridge
+
+
+def test_a_saved_bridge_draws_the_same_bits(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    save_bridge(disturb(bridge), tmp_path / "bridge", tiny_recipe, {"loss": 0.5})
+    pipeline = load_pipeline(tmp_path / "bridge")
+    loaded = pipeline.bridge
+    assert all(torch.equal(x, bridge.trained()[name]) for name, x in loaded.trained().items())
+    inputs = bridge.brain.collate([Example("a red cat")])
+    assert torch.equal(loaded.condition(inputs).embeds, bridge.condition(inputs).embeds)
+    assert pipeline.answer("a cat") == bridge.brain.reply(bridge.brain.read(bridge.brain.collate([Example("a cat")])))[0][0]
+    assert loaded.scale == bridge.scale
+
+
+def test_what_lies_in_the_folder(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    for _ in range(2):  # a second save replaces the first
+        save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {"loss": 0.5})
+    assert sorted(p.name for p in (tmp_path / "bridge").iterdir()) == ["README.md", "bridge.json", "bridge.safetensors"]
+    assert [p.name for p in tmp_path.iterdir()] == ["bridge"]
+    config = json.loads((tmp_path / "bridge" / "bridge.json").read_text())
+    assert config["brain"]["fingerprint"] == bridge.brain.identity["fingerprint"]
+    assert config["connector"]["queries"] == 5 and config["connector"]["scale"] == bridge.scale
+    assert config["metrics"] == {"loss": 0.5}
+    assert "| loss | 0.5 |" in (tmp_path / "bridge" / "README.md").read_text()
+    assert (tmp_path / "bridge" / "bridge.safetensors").stat().st_size < 200_000
+
+
+def test_weights_of_an_ema_are_saved_instead(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    ema = {name: torch.zeros_like(x) for name, x in bridge.trained().items()}
+    save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {}, ema)
+    assert not any(x.any() for x in read_artifact(tmp_path / "bridge").tensors.values())
+    with pytest.raises(ValueError, match="differ from what is trained"):
+        save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {}, {"queries": ema["queries"]})
+
+
+def test_relative_paths_move_with_the_folder(brain_folder: Path, hand_folder: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(brain_folder, home / "brain")
+    shutil.copytree(hand_folder, home / "hand")
+    recipe = Recipe.from_dict(tiny.recipe_tree(home / "brain", home / "hand"))
+    save_bridge(assemble(recipe), home / "runs" / "bridge", recipe, {})
+    assert str(tmp_path) not in (home / "runs" / "bridge" / "bridge.json").read_text()
+    moved = home.rename(tmp_path / "moved")
+    assert load_pipeline(moved / "runs").bridge.brain.identity["repo"] == str(moved / "brain")
+
+
+@pytest.mark.parametrize("part", ["brain", "hand"])
+def test_another_base_is_refused(
+    part: str, bridge: Bridge, tiny_recipe: Recipe, brain_folder: Path, hand_folder: Path, tmp_path: Path
+) -> None:
+    save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {})
+    folders = {"brain": brain_folder, "hand": hand_folder}
+    folders[part] = {"brain": tiny.make_brain, "hand": tiny.make_hand}[part](tmp_path / "other", seed=1)
+    other = assemble(Recipe.from_dict(tiny.recipe_tree(**folders)))
+    before = content_hash(other.trained())
+    theirs, given = (getattr(b, part).identity["fingerprint"][:12] for b in (bridge, other))
+    with pytest.raises(UserError, match=rf"trained on the {part} .*{theirs}.*but .*other@main has {given}; give the {part}"):
+        apply(read_artifact(tmp_path / "bridge"), other)
+    assert content_hash(other.trained()) == before
+
+
+def test_another_connector_is_refused(bridge: Bridge, tiny_recipe: Recipe, brain_folder: Path, hand_folder: Path, tmp_path: Path) -> None:
+    save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {})
+    for changes, line in (({"queries": 6}, r"queries is \(5, 32\), but this recipe's is \(6, 32\)"), ({"layers": 1}, "tensors differ")):
+        tree = tiny.recipe_tree(brain_folder, hand_folder)
+        tree["connector"] |= changes  # type: ignore[operator]
+        with pytest.raises(UserError, match=line):
+            apply(read_artifact(tmp_path / "bridge"), assemble(Recipe.from_dict(tree)))
+
+
+def test_folders_that_cannot_be_read(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "bridge"
+    save_bridge(bridge, folder, tiny_recipe, {})
+    with pytest.raises(UserError, match=r"no bridge\.json here"):
+        read_artifact(tmp_path)
+    config = (folder / "bridge.json").read_text()
+    (folder / "bridge.json").write_text(config.replace('"format": 1', '"format": 99'))
+    with pytest.raises(UserError, match="not a bridge of format 1"):
+        read_artifact(folder)
+    (folder / "bridge.json").write_text(config[:50])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_artifact(folder)
+    (folder / "bridge.json").write_text(config)
+    (folder / "bridge.safetensors").write_bytes((folder / "bridge.safetensors").read_bytes()[:-100])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_artifact(folder)
+
+
+def test_a_folder_that_cannot_be_written(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="could not be saved"):
+        save_bridge(bridge, tmp_path / "file" / "bridge", tiny_recipe, {})
+
+
+def test_a_full_disk_leaves_the_last_bridge_whole(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """A limit on file size stands for a full disk."""
+    import resource
+    import signal
+
+    save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {"loss": 1.0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+        with pytest.raises(UserError, match="could not be saved"):
+            save_bridge(disturb(bridge), tmp_path / "bridge", tiny_recipe, {"loss": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert read_artifact(tmp_path / "bridge").config["metrics"] == {"loss": 1.0}
+    assert [p.name for p in tmp_path.iterdir()] == ["bridge"]
+
+
+def test_fingerprint_and_content_hash() -> None:
+    tensors = {"a": torch.arange(1000.0), "b": torch.zeros(3, 2, dtype=torch.bfloat16), "empty": torch.zeros(0)}
+
+    def changed(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        return tensors | {name: tensor}
+
+    flipped = tensors["a"].clone()
+    flipped[1] += 1e-4  # between the sampled values
+    for hash_of in (fingerprint, content_hash):
+        assert hash_of(tensors) == hash_of(dict(reversed(tensors.items())))
+        assert len({hash_of(t) for t in (tensors, changed("a", tensors["a"] + 1), changed("b", torch.zeros(2, 3)), {})}) == 4
+    assert fingerprint(changed("a", flipped)) == fingerprint(tensors)
+    assert content_hash(changed("a", flipped)) != content_hash(tensors)
+    assert fingerprint(changed("b", tensors["b"].float())) != fingerprint(tensors)

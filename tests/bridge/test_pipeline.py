@@ -1,0 +1,221 @@
+"""The public call: seeds, batches, guidance, thinking, and what bad input is told."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from PIL import Image
+
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.interfaces import Condition, Example
+from metabridge.bridge.model import Bridge
+from metabridge.bridge.pipeline import BridgePipeline
+
+PROMPTS = ["a red cat", "two blue dogs in the snow", "a small yellow bird"]
+
+
+@pytest.fixture(scope="module")
+def pipeline(_bridge: Bridge) -> BridgePipeline:
+    return BridgePipeline(copy.deepcopy(_bridge), "tiny")
+
+
+def stacked(images: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(images)
+
+
+def generators(seeds: list[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_images_are_row_major(pipeline: BridgePipeline) -> None:
+    output = pipeline(PROMPTS, num_images_per_prompt=2, seeds=[1, 2, 3, 4, 5, 6], output_type="pt")
+    assert len(output.images) == 6 and output.thoughts == [None] * 3 and output.seeds == [1, 2, 3, 4, 5, 6]
+    again = pipeline(PROMPTS[1], num_images_per_prompt=2, seeds=[3, 4], output_type="pt")
+    assert (stacked(again.images) - stacked(output.images[2:4])).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("think", [False, True])
+def test_results_do_not_depend_on_the_batch(pipeline: BridgePipeline, think: bool) -> None:
+    small = BridgePipeline(pipeline.bridge, batch_size=2)
+    seeds = list(range(6))
+    settings = {"num_images_per_prompt": 2, "seeds": seeds, "output_type": "latent", "think": think, "max_new_tokens": 5}
+    one, two = pipeline(PROMPTS, **settings), small(PROMPTS, **settings)
+    assert (stacked(one.images) - stacked(two.images)).abs().max() <= 1e-5
+    assert one.thoughts == two.thoughts
+
+
+def test_whole_chunks_give_the_same_bits(pipeline: BridgePipeline) -> None:
+    """Prompts 0..3 come out alike, bit for bit, whether or not others follow: chunks are cut by item index."""
+    small = BridgePipeline(pipeline.bridge, batch_size=2)
+    four = [*PROMPTS, "a dog"]
+    few = small(four, seeds=[0, 1, 2, 3], output_type="latent").images
+    many = small([*four, "a mat", "a square"], seeds=list(range(6)), output_type="latent").images
+    assert torch.equal(stacked(few), stacked(many[:4]))
+
+
+def test_drawing_is_condition_guidance_and_hand(pipeline: BridgePipeline) -> None:
+    """The call spelled out by hand."""
+    bridge = pipeline.bridge
+    with torch.no_grad():
+        condition, null = (bridge.condition(bridge.brain.collate([Example(p)])) for p in ("a red cat", ""))
+    latents = bridge.hand.draw(condition, [null], (4, 16, 16), 4, [2.5], generators([7]))
+    output = pipeline("a red cat", seeds=[7], num_inference_steps=4, guidance_scale=2.5, output_type="latent")
+    assert (output.images[0] - latents[0]).abs().max() <= 1e-5
+    pixels = (bridge.hand.decode(latents)[0] / 2 + 0.5).clamp(0, 1)
+    drawn = pipeline("a red cat", seeds=[7], num_inference_steps=4, guidance_scale=2.5, output_type="pt").images[0]
+    assert (drawn - pixels).abs().max() <= 1e-4
+    image = pipeline("a red cat", seeds=[7], num_inference_steps=4, guidance_scale=2.5).images[0]
+    assert isinstance(image, Image.Image) and image.size == (64, 64) and image.mode == "RGB"
+
+
+def test_size_and_steps(pipeline: BridgePipeline) -> None:
+    seen: list[int] = []
+
+    def callback(own: BridgePipeline, step: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+        assert own is pipeline and tensors["latents"].shape == (1, 4, 8, 16) and 0 <= timestep <= 1000
+        seen.append(step)
+
+    image = pipeline("a cat", height=32, width=64, num_inference_steps=5, seeds=[0], callback_on_step_end=callback).images[0]
+    assert image.size == (64, 32) and seen == [0, 1, 2, 3, 4]
+
+
+def test_guidance_and_negative_prompt_have_an_effect(pipeline: BridgePipeline) -> None:
+    def draw(**settings: object) -> torch.Tensor:
+        return pipeline("a red cat", seeds=[1], output_type="latent", **settings).images[0]
+
+    plain = draw(guidance_scale=1.0)
+    assert torch.equal(plain, draw(guidance_scale=1.0, negative_prompt="a dog"))
+    assert not torch.allclose(plain, draw(guidance_scale=3.0))
+    assert not torch.allclose(draw(guidance_scale=3.0), draw(guidance_scale=3.0, negative_prompt="a dog"))
+    assert torch.equal(draw(), draw(guidance_scale=pipeline.bridge.hand.default_guidance))
+
+
+def test_the_null_prompt_is_read_once(pipeline: BridgePipeline) -> None:
+    """Its Memory is kept, its condition is not: the connector may have been trained on in between."""
+    own = BridgePipeline(copy.deepcopy(pipeline.bridge))
+    first = own("a cat", seeds=[1], output_type="latent").images[0]
+    memory = own._null_memories[""]
+    with torch.no_grad():
+        own.bridge.queries += 0.5
+    second = own("a cat", seeds=[1], output_type="latent").images[0]
+    assert own._null_memories[""] is memory
+    assert not torch.allclose(first, second)
+    assert torch.equal(second, BridgePipeline(own.bridge)("a cat", seeds=[1], output_type="latent").images[0])
+
+
+def test_guidance_of_an_edit(pipeline: BridgePipeline, picture: Image.Image) -> None:
+    """(no picture, no text), (picture, no text), (picture, text)."""
+    bridge = pipeline.bridge
+    with torch.no_grad():
+        blind, pictured, full = (
+            bridge.condition(bridge.brain.collate([e])) for e in (Example(""), Example("", (picture,)), Example("edit it", (picture,)))
+        )
+    settings = {"image": picture, "seeds": [3], "guidance_scale": 2.0, "output_type": "latent"}
+    three = pipeline("edit it", image_guidance_scale=1.5, **settings).images[0]
+    expected = bridge.hand.draw(full, [blind, pictured], (4, 16, 16), 3, [1.5, 2.0], generators([3]))
+    assert (three - expected[0]).abs().max() <= 1e-5
+    two = pipeline("edit it", **settings).images[0]
+    expected = bridge.hand.draw(full, [pictured], (4, 16, 16), 3, [2.0], generators([3]))
+    assert (two - expected[0]).abs().max() <= 1e-5
+
+
+def test_pictures_for_each_prompt(pipeline: BridgePipeline, picture: Image.Image, wide_picture: Image.Image) -> None:
+    pictures = [[picture, wide_picture], [wide_picture]]
+    together = pipeline(["mix", "edit"], image=pictures, seeds=[1, 2], output_type="latent").images
+    alone = pipeline("mix", image=[picture, wide_picture], seeds=[1], output_type="latent").images
+    assert (together[0] - alone[0]).abs().max() <= 1e-5
+
+
+def test_thinking_puts_the_queries_after_the_thought(pipeline: BridgePipeline) -> None:
+    bridge = pipeline.bridge
+    output = pipeline("a red cat", think=True, max_new_tokens=6, seeds=[1], output_type="latent", guidance_scale=1.0)
+    memory = bridge.brain.read(bridge.brain.collate([Example("a red cat")], think=True))
+    thoughts, grown = bridge.brain.reply(memory, 6)
+    with torch.no_grad():
+        expected = bridge.hand.draw(bridge.condition_from(grown), [], (4, 16, 16), 3, [], generators([1]))
+    assert output.thoughts == thoughts
+    assert (output.images[0] - expected[0]).abs().max() <= 1e-5
+
+
+def test_rewriting_reads_the_thought_as_a_prompt(pipeline: BridgePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"seeds": [1], "output_type": "latent"}
+    brain = pipeline.bridge.brain
+    monkeypatch.setattr(brain, "reply", lambda memory, max_new_tokens: (["a dog"], memory))
+    output = pipeline("a red cat", think=True, think_mode="rewrite", **settings)
+    assert output.thoughts == ["a dog"]
+    assert torch.equal(output.images[0], pipeline("a dog", **settings).images[0])
+    monkeypatch.setattr(brain, "reply", lambda memory, max_new_tokens: ([""], memory))
+    output = pipeline("a red cat", think=True, think_mode="rewrite", **settings)
+    assert torch.equal(output.images[0], pipeline("a red cat", **settings).images[0])
+
+
+def test_generators_and_seeds(pipeline: BridgePipeline) -> None:
+    def draw(**settings: object) -> tuple[torch.Tensor, list[int]]:
+        output = pipeline(PROMPTS[:2], output_type="latent", **settings)
+        return stacked(output.images), output.seeds
+
+    by_seeds, _ = draw(seeds=[4, 5])
+    by_generators, seeds = draw(generator=generators([4, 5]))
+    assert torch.equal(by_seeds, by_generators) and seeds == [4, 5]
+    by_one, seeds = draw(generator=torch.Generator().manual_seed(9))
+    assert torch.equal(by_one, draw(generator=torch.Generator().manual_seed(9))[0])
+    assert torch.equal(by_one, draw(seeds=seeds)[0])
+    free, seeds = draw()
+    assert torch.equal(free, draw(seeds=seeds)[0]) and len(set(seeds)) == 2
+
+
+def test_native_drawing_is_the_hand_under_its_own_text_encoder(pipeline: BridgePipeline) -> None:
+    hand = pipeline.bridge.hand
+    native, null = hand.describe(PROMPTS), hand.describe([""])
+    assert native is not None and null is not None
+    expected = hand.draw(native, [null], (4, 16, 16), 3, [3.0], generators([1, 2, 3]))
+    output = pipeline.draw_native(PROMPTS, seeds=[1, 2, 3], output_type="latent")
+    assert (stacked(output.images) - expected).abs().max() <= 1e-5
+    unguided = pipeline.draw_native(PROMPTS[0], seeds=[1], guidance_scale=1.0, output_type="latent").images[0]
+    assert (
+        unguided - hand.draw(Condition.cat([native]).rows(torch.tensor([0])), [], (4, 16, 16), 3, [], generators([1]))[0]
+    ).abs().max() <= 1e-5
+
+
+def test_native_drawing_needs_a_text_encoder(bridge: Bridge) -> None:
+    bridge.hand.native = None  # type: ignore[assignment]
+    with pytest.raises(UserError, match="no text encoder of its own"):
+        BridgePipeline(bridge).draw_native(["a cat"])
+
+
+def test_answers_are_the_brains_own(pipeline: BridgePipeline, picture: Image.Image) -> None:
+    brain = pipeline.bridge.brain
+    expected, _ = brain.reply(brain.read(brain.collate([Example("what is it", (picture,))])), 5)
+    assert pipeline.answer("what is it", picture, max_new_tokens=5) == expected[0]
+
+
+def test_a_drawing_of_nan_is_named(bridge: Bridge) -> None:
+    with torch.no_grad():
+        bridge.connector.head.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="drawing gave NaN or infinity"):
+        BridgePipeline(bridge)("a cat")
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        ({"prompt": "  "}, "prompt: empty; say what to draw"),
+        ({"prompt": []}, "prompt: empty"),
+        ({"prompt": "a", "think": True, "think_mode": "never"}, "think_mode: 'never' given; it is one of: always, rewrite"),
+        ({"prompt": "a", "output_type": "jpg"}, "output_type: 'jpg' given"),
+        ({"prompt": "a", "num_inference_steps": 0}, "num_inference_steps: 0 given"),
+        ({"prompt": "a", "image_guidance_scale": 2.0}, "image_guidance_scale: 2 given, but a prompt comes without a picture"),
+        ({"prompt": ["a", "b"], "image": [Image.new("RGB", (8, 8))]}, "image: 1 entries for 2 prompts"),
+        ({"prompt": "a", "seeds": [1, 2]}, "seeds: 2 given for 1 images"),
+        ({"prompt": "a", "seeds": [1], "generator": torch.Generator()}, "generator and seeds: both given"),
+        ({"prompt": "a", "generator": [torch.Generator(), torch.Generator()]}, "generator: 2 given for 1 images"),
+        ({"prompt": "a", "height": 30}, "height, width: 30x64 given"),
+        ({"prompt": "cat " * 600}, "prompt: too long"),
+    ],
+)
+def test_bad_input(pipeline: BridgePipeline, call: dict[str, object], line: str) -> None:
+    with pytest.raises(UserError, match=line) as caught:
+        pipeline(**call)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
