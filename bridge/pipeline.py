@@ -50,7 +50,8 @@ class BridgePipeline:
         self.bridge = bridge.eval()
         self.name = name
         self.batch_size = batch_size
-        self._null_memories: dict[str, Memory] = {}  # the brain is frozen: what it read of a null prompt stays true
+        # the brain is frozen: what it read of a null prompt, on a device, stays true
+        self._null_memories: dict[tuple[str, torch.device], Memory] = {}
 
     @torch.no_grad()
     def __call__(
@@ -171,10 +172,10 @@ class BridgePipeline:
         return ([pictured], [scale]) if image_scale == 1.0 else ([blind, pictured], [image_scale, scale])
 
     def _null(self, negative_prompt: str) -> Condition:
-        brain = self.bridge.brain
-        if negative_prompt not in self._null_memories:
-            self._null_memories[negative_prompt] = brain.read(brain.collate([Example(negative_prompt)]), depth=self.bridge.depth)
-        return self.bridge.condition_from(self._null_memories[negative_prompt])
+        brain, key = self.bridge.brain, (negative_prompt, self.bridge.device)
+        if key not in self._null_memories:
+            self._null_memories[key] = brain.read(brain.collate([Example(negative_prompt)]), depth=self.bridge.depth)
+        return self.bridge.condition_from(self._null_memories[key])
 
     def _draw(
         self,

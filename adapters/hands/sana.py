@@ -47,12 +47,12 @@ class SanaHand(DiffusionHand):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         latents: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent
-        return latents.float() * self.vae.config.scaling_factor
+        return wide(latents) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
-        return pixels.float()
+        return wide(pixels)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         step = self.factor * self.transformer.config.patch_size
@@ -164,6 +164,11 @@ def load(
     tensors = {f"{part}.{name}": x for part, m in (("transformer", transformer), ("vae", vae)) for name, x in m.state_dict().items()}
     identity = {"repo": repo, "revision": revision, "fingerprint": fingerprint(tensors)}
     return SanaHand(transformer, vae, scheduler, identity, native, guidance_scale, steps)
+
+
+def wide(x: Tensor) -> Tensor:
+    """float32 at least: what leaves a hand is never half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def prediction_of(scheduler: Any) -> str:

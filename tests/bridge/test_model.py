@@ -14,6 +14,7 @@ from metabridge.bridge.artifact import content_hash
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Example
 from metabridge.bridge.model import Batch, Bridge
+from metabridge.bridge.pipeline import BridgePipeline
 from metabridge.bridge.recipe import Recipe
 
 PROMPTS = ("a red cat", "two blue dogs in the snow", "a small yellow bird")
@@ -148,3 +149,23 @@ def test_half_precision_base_under_a_float32_bridge(brain_folder: Path, hand_fol
     assert {x.dtype for x in bridge.trained().values()} == {torch.float32}
     train(bridge, 2)
     assert torch.isfinite(bridge(batch(bridge))).all()
+
+
+def test_float64_throughout(bridge: Bridge) -> None:
+    bridge.double()
+    rows = batch(bridge)
+    loss = bridge(rows)
+    assert loss.dtype == torch.float64
+    alone = bridge(Batch(bridge.brain.collate([Example(PROMPTS[0])]), rows.pixels[:1], rows.noise_seeds[:1]))
+    assert (loss[:1] - alone).abs().max() <= 1e-12
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_what_the_cpu_gives(bridge: Bridge) -> None:
+    rows = batch(bridge)
+    expected = bridge(rows).detach()
+    assert (bridge.to("cuda")(rows).detach().cpu() - expected).abs().max() <= 1e-3
+    pipeline = BridgePipeline(bridge, "tiny")
+    images = pipeline(list(PROMPTS), think=True, max_new_tokens=4, seeds=[1, 2, 3], output_type="pt").images
+    assert all(torch.isfinite(image).all() for image in images)
