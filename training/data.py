@@ -118,7 +118,7 @@ def to_pixels(images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
         image if image.size == (width, height) else ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC) for image in images
     )
     array = np.stack([np.asarray(image.convert("RGB")) for image in fitted])
-    return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(array).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 @dataclass(frozen=True)
