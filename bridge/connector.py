@@ -24,6 +24,13 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     return x * rope[0] + torch.cat([-second, first], dim=-1) * rope[1]
 
 
+class Norm(nn.RMSNorm):
+    """RMSNorm in its weight's precision, also where autocast runs the matrices in less."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class Attention(nn.Module):
     """Every query sees every query."""
 
@@ -31,15 +38,15 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.norm_q = nn.RMSNorm(width // heads)
-        self.norm_k = nn.RMSNorm(width // heads)
+        self.norm_q = Norm(width // heads)
+        self.norm_k = Norm(width // heads)
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         batch, length, width = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k = rotate(self.norm_q(q), rope), rotate(self.norm_k(k), rope)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))  # type: ignore[no-any-return]
 
 
@@ -60,9 +67,9 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norm_attention = nn.RMSNorm(width)
+        self.norm_attention = Norm(width)
         self.attention = Attention(width, heads)
-        self.norm_mlp = nn.RMSNorm(width)
+        self.norm_mlp = Norm(width)
         self.mlp = SwiGLU(width)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
@@ -80,7 +87,7 @@ class Connector(nn.Module):
         self.scale = scale  # RMS of the hand's native conditioning: what the sequence head puts out at the start
         self.proj_in = nn.Linear(in_width, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
-        self.norm = nn.RMSNorm(width)
+        self.norm = Norm(width)
         self.head = nn.Linear(width, out_width)
         # Zero weight and a learned bias: training starts from one constant vector, and gradients reach both.
         self.pooled_head = None if pooled_width is None else nn.Linear(width, pooled_width)

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 
 from metabridge.bridge.artifact import save_bridge
+from metabridge.bridge.attention import fastest_attention
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.pipeline import BridgePipeline
@@ -71,7 +72,8 @@ def train(recipe: Recipe, bridge: Bridge, out: Path, callbacks: Sequence[Callbac
             for micro in range(settings.grad_accum):
                 batch = next(stream)
                 with nullcontext() if micro == settings.grad_accum - 1 else accelerator.no_sync(model):
-                    loss = model(batch).mean() / settings.grad_accum
+                    with fastest_attention(accelerator.device):
+                        loss = model(batch).mean() / settings.grad_accum
                     accelerator.backward(loss)
                 loss_sum += loss.detach()
 

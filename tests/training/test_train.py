@@ -166,7 +166,6 @@ def test_run_folder(tree: Tree, tmp_path: Path) -> None:
     assert list(out.glob("wandb/offline-run-*"))
 
 
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # autocast: RMSNorm takes the unfused kernel
 def test_bfloat16_and_no_ema(tree: Tree, tmp_path: Path) -> None:
     recipe, bridge = made(tree, precision="bfloat16", ema=0, steps=2)
     assert train(recipe, bridge, tmp_path / "run") == 2
