@@ -207,7 +207,9 @@ def main() -> None:
     default = Settings(steps=5000, batch_size=64, lr=1e-3, warmup=200, ema=0.998)
     work, out, settings, _ = settings_from_command_line(__doc__, default)
     torch.manual_seed(settings.seed)
-    tokenizer = make_tokenizer()
+    if not (work / "tokenizer").exists():
+        make_tokenizer().save_pretrained(work / "tokenizer")
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")  # of this run, also when lessons change later
     reader = Reader(make_processor(tokenizer))
     model = make_model(tokenizer)
     model.set_attn_implementation("eager")  # the backward of torch's fused attention is slow on CPU at this size

@@ -182,7 +182,6 @@ def main() -> None:
     studio = Studio(vae.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, work, POOL)
     pipeline = make_pipeline(model, vae, tokenizer)
     pretrain(model, studio.batch, settings, work, lambda _: examine(pipeline, 50, guidance_scale=2.5), evaluate_every=1000)
-    print({scale: examine(pipeline, 100, scale) for scale in (1.0, 2.0, 3.0, 4.5)})
     pipeline.to(torch.bfloat16).save_pretrained(out)
 
 

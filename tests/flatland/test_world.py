@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from metabridge.training.flatland.captions import PREFIXES, SUFFIXES, TAGS, captioned, split
+from metabridge.training.flatland.captions import PREFIXES, SUFFIXES, TAGS, bare, captioned, split
 from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS, pairing_held_out
-from metabridge.training.flatland.lessons import bare, describe, fact_lessons, picture_lesson, text_lesson
+from metabridge.training.flatland.lessons import describe, fact_lessons, picture_lesson, text_lesson
 from metabridge.training.flatland.prompts import KINDS, chance, composition_prompts, draw_reasoning, reasoning_prompts
 from metabridge.training.flatland.rows import row
 from metabridge.training.flatland.world import COLORS, HELD_OUT_PAIRS, SHAPES, draw
@@ -109,6 +109,7 @@ def test_pictures_are_rgb_64():
 
 def test_think_rows_carry_the_caption_as_thought_and_seldom_as_prompt():
     rows = [row(seed, think=1.0) for seed in range(500)]
-    assert all(r.thought for r in rows)
+    assert all(r.thought and split(r.thought) == "train" for r in rows)
+    assert np.mean([bare(r.thought) == r.thought for r in rows]) > 0.7  # as a brain's own thoughts are
     assert np.mean([r.prompt == r.thought for r in rows]) < 0.05
     assert row(0, think=0.0).thought is None

@@ -131,6 +131,17 @@ def dress(rng: random.Random, text: str, wanted: str) -> str:
         bare = False
 
 
+def bare(text: str) -> str:
+    """The caption without prefix and suffix: from its first article or number on."""
+    words = text.removesuffix(" please").removesuffix(" on white").split()
+    start = {"a", "an", *NUMBERS}
+    if " of " in text and words[2:3] == ["of"] and words[1] in ("picture", "drawing", "image"):
+        words = words[3:]
+    while words[0] not in start:
+        words = words[1:]
+    return " ".join(words)
+
+
 def captioned(rng: random.Random, tag: str | None = None, wanted: str = "train", allow_held_out: bool = False) -> Captioned:
     """A caption with its scene. In training, half of the colorless position and counting captions name colors too."""
     tag = tag or rng.choices(list(_SHARES), weights=list(_SHARES.values()))[0]

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from metabridge.training.flatland.captions import NUMBERS, captioned, counted, noun, plural
+from metabridge.training.flatland.captions import NUMBERS, bare, captioned, counted, noun, plural
 from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS
-from metabridge.training.flatland.prompts import draw_reasoning
+from metabridge.training.flatland.prompts import KINDS, draw_reasoning
 from metabridge.training.flatland.world import Scene, draw
 
 # The default of adapters/brains/auto.py: how a brain is asked for a thought.
 THINK_TEMPLATE = "Describe the picture to draw: {prompt}"
 DESCRIBE = "What is in the picture?"
+_HARD = {"negation": 3, "comparison": 3}  # which of two things is meant takes longer to learn than a fact
 
 
 @dataclass(frozen=True)
@@ -39,25 +40,14 @@ def describe(scene: Scene) -> str:
 def text_lesson(rng: random.Random) -> Lesson:
     """A lesson without a picture: a fact, a think-rewrite of a seen pairing, or a caption stripped of its dressing."""
     way = rng.random()
-    if way < 0.25:
+    if way < 0.2:
         return rng.choice(fact_lessons())
-    if way < 0.75:
-        prompt, rewrite = draw_reasoning(rng)
+    if way < 0.8:
+        prompt, rewrite = draw_reasoning(rng, rng.choices(KINDS, weights=[_HARD.get(kind, 1) for kind in KINDS])[0])
         return Lesson(THINK_TEMPLATE.format(prompt=prompt), rewrite)
     c = captioned(rng, allow_held_out=True)
     asked = THINK_TEMPLATE.format(prompt=c.text) if rng.random() < 0.5 else c.text
     return Lesson(asked, bare(c.text))
-
-
-def bare(text: str) -> str:
-    """The caption without prefix and suffix: from its first article or number on."""
-    words = text.removesuffix(" please").removesuffix(" on white").split()
-    start = {"a", "an", *NUMBERS}
-    if " of " in text and words[2:3] == ["of"] and words[1] in ("picture", "drawing", "image"):
-        words = words[3:]
-    while words[0] not in start:
-        words = words[1:]
-    return " ".join(words)
 
 
 def fact_lessons() -> list[Lesson]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from metabridge.bridge.interfaces import Example
-from metabridge.training.flatland.captions import captioned, plural
+from metabridge.training.flatland.captions import bare, captioned, plural, split
 from metabridge.training.flatland.world import COLORS, SHAPES, draw
 
 _VAGUE = (
@@ -29,7 +29,12 @@ def row(seed: int, think: float) -> Example:
     c = captioned(rng)
     if rng.random() >= think:
         return Example(prompt=c.text, target=draw(c.scene))
-    return Example(prompt=vague(rng, c.text), target=draw(c.scene), thought=c.text)
+    thought = c.text
+    if rng.random() < 0.75:  # a brain's thought is a bare caption; only texts that are not kept for evaluation
+        while split(bare(c.text)) != "train":
+            c = captioned(rng)
+        thought = bare(c.text)
+    return Example(prompt=vague(rng, c.text), target=draw(c.scene), thought=thought)
 
 
 def vague(rng: random.Random, text: str) -> str:
