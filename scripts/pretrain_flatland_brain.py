@@ -2,7 +2,7 @@
 
     python scripts/pretrain_flatland_brain.py --work ../flatland/brain --out adapters/flatland/brain
 
-Several processes: torchrun --nproc-per-node N (with ACCELERATE_USE_CPU=true on CPU). Run the same command again to resume.
+Several processes: torchrun --nproc-per-node N. Run the same command again to resume.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from metabridge.adapters.processors import image_only
-from metabridge.scripts.pretraining import Settings, pretrain, settings_from_command_line
+from metabridge.scripts.pretraining import Row, Settings, finish, once, pretrain, settings_from_command_line
 from metabridge.training.flatland.captions import captioned
 from metabridge.training.flatland.lessons import (
     DESCRIBE,
@@ -42,7 +42,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-SHARES = {"text": 0.5, "picture": 0.375, "two_pictures": 0.125}  # of the rows of a batch
+# Row i of a batch is of kind i mod 8. Of any two neighbours one has a picture, so that the vision tower has a gradient on every process.
+COURSE = ("text", "picture", "text", "picture", "text", "picture", "text", "two_pictures")
 
 
 def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
@@ -151,13 +152,15 @@ class Reader:
         content = [{"type": "image"}] * len(lesson.images) + [{"type": "text", "text": lesson.question}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
 
-    def batches(self, rows: list[int]) -> list[dict[str, Tensor]]:
+    def batches(self, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
         """Text rows apart from picture rows: less padding."""
-        kinds = [kind for kind, share in SHARES.items() for _ in range(round(share * 64))]
-        lessons = [(kind, LESSONS[kind](random.Random(r))) for r, kind in zip(rows, kinds * -(-len(rows) // 64), strict=False)]
-        text = [x for kind, x in lessons if kind == "text"]
-        seen = [x for kind, x in lessons if kind != "text"]
+        drawn = draw_lessons(rows)
+        text, seen = [x for x in drawn if not x.images], [x for x in drawn if x.images]
         return [self(group) for group in (text, seen) if group]
+
+
+def draw_lessons(rows: Sequence[Row]) -> list[Lesson]:
+    return [LESSONS[COURSE[row.index % len(COURSE)]](random.Random(row.seed)) for row in rows]
 
 
 @torch.no_grad()
@@ -198,24 +201,24 @@ def examine(model: nn.Module, reader: Reader, count: int = 200) -> dict[str, flo
     return scores
 
 
-def save(model: transformers.PreTrainedModel, processor: transformers.ProcessorMixin, out: Path) -> None:
-    model.to(torch.bfloat16).save_pretrained(out)
-    processor.save_pretrained(out)
-
-
 def main() -> None:
-    default = Settings(steps=5000, batch_size=64, lr=1e-3, warmup=200, ema=0.998)
-    work, out, settings, _ = settings_from_command_line(__doc__, default)
+    default = Settings(steps=6000, batch_size=64, lr=1e-3, warmup=200, ema=0.998)
+    work, out, settings = settings_from_command_line(__doc__, default)
     torch.manual_seed(settings.seed)
-    if not (work / "tokenizer").exists():
-        make_tokenizer().save_pretrained(work / "tokenizer")
-    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")  # of this run, also when lessons change later
+    # of this run, also when the lessons change later
+    folder = once(work / "tokenizer", lambda draft: make_tokenizer().save_pretrained(draft))
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     reader = Reader(make_processor(tokenizer))
     model = make_model(tokenizer)
     model.set_attn_implementation("eager")  # the backward of torch's fused attention is slow on CPU at this size
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    lecture = pretrain(Lecture(model), reader.batches, settings, work, lambda m: examine(m.model, reader), evaluate_every=1000)
-    save(lecture.model.eval(), reader.processor, out)
+    scores = pretrain(Lecture(model), reader.batches, settings, work, lambda _: examine(model, reader), evaluate_every=1000)
+
+    def write(out: Path) -> None:
+        model.eval().to(torch.bfloat16).save_pretrained(out)
+        reader.processor.save_pretrained(out)
+
+    finish(work, out, settings, scores, write)
 
 
 if __name__ == "__main__":

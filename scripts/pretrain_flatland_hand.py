@@ -3,31 +3,33 @@
     python scripts/pretrain_flatland_hand.py --work ../flatland/hand --out adapters/flatland/hand
 
 The autoencoder is read from OUT/vae (pretrain_flatland_vae.py comes first); the result is a SanaPipeline folder.
-Several processes: torchrun --nproc-per-node N (with ACCELERATE_USE_CPU=true on CPU). Run the same command again to resume.
+Several processes: torchrun --nproc-per-node N. Run the same command again to resume.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaPipeline, SanaTransformer2DModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
+from metabridge.bridge.artifact import fingerprint
+from metabridge.bridge.objective import TRAIN_TIMESTEPS, flow_noisy, flow_target, squared_error
 from metabridge.eval.detect.flatland import correct
-from metabridge.scripts.pretrain_flatland_vae import to_images, to_pixels
-from metabridge.scripts.pretraining import Settings, pretrain, settings_from_command_line
-from metabridge.training.flatland.captions import TAGS, captioned
+from metabridge.scripts.pretrain_flatland_vae import SIZE
+from metabridge.scripts.pretraining import Row, Settings, finish, once, pretrain, processes, settings_from_command_line
+from metabridge.training.data import to_pixels
+from metabridge.training.flatland.captions import TAGS, bare, captioned, dress
 from metabridge.training.flatland.prompts import composition_prompts
 from metabridge.training.flatland.world import draw
-from metabridge.training.seeds import row_seed
 
 TOKENS = 16  # of a caption, begin token and padding included
-POOL = 65_536  # scenes whose latents are computed once; captions are dressed anew each time a scene comes up
+POOL = 65_536  # scenes whose latents are computed once; their captions are dressed anew each time a scene comes up
 DROP_TEXT = 0.1
 
 
@@ -87,7 +89,7 @@ def make_transformer(channels: int) -> SanaTransformer2DModel:
 
 
 class Drawing(nn.Module):
-    """Flow matching under the text encoder, both trained: x_s = (1 - s) x_0 + s eps, v = eps - x_0, s logit-normal."""
+    """Flow matching under the text encoder, both trained; s is logit-normal."""
 
     def __init__(self, transformer: SanaTransformer2DModel, text_encoder: Gemma2Model) -> None:
         super().__init__()
@@ -97,40 +99,46 @@ class Drawing(nn.Module):
         latents, input_ids, mask = (x.to(self.transformer.device) for x in batch)
         embeds = self.text_encoder(input_ids, attention_mask=mask).last_hidden_state
         noise = torch.randn_like(latents)
-        sigma = torch.sigmoid(torch.randn(len(latents), device=latents.device))
-        s = sigma.view(-1, 1, 1, 1)
+        s = torch.sigmoid(torch.randn(len(latents), 1, 1, 1, device=latents.device))
         velocity = self.transformer(
-            (1 - s) * latents + s * noise, encoder_hidden_states=embeds, encoder_attention_mask=mask, timestep=sigma * 1000
+            flow_noisy(latents, noise, s),
+            encoder_hidden_states=embeds,
+            encoder_attention_mask=mask,
+            timestep=TRAIN_TIMESTEPS * s.flatten(),
         ).sample
-        return F.mse_loss(velocity.float(), noise - latents)
+        return squared_error(velocity.float(), flow_target(latents, noise)).mean()
 
 
 class Studio:
-    """Batches of (latents, input_ids, mask) from a pool of scenes."""
+    """Batches of (latents, input_ids, mask) from a pool of scenes. The pool's file is this VAE's, of this name."""
 
     def __init__(self, vae: AutoencoderDC, tokenizer: PreTrainedTokenizerFast, work: Path, pool: int) -> None:
-        self.tokenizer, self.pool = tokenizer, pool
-        file = work / f"latents-{pool}.pt"
-        if not file.exists():
-            torch.save(self._encode(vae), file)
-        self.latents = torch.load(file, weights_only=True)
+        self.tokenizer = tokenizer
+        name = f"pool-{pool}-{fingerprint(vae.state_dict())[:12]}.pt"
+        saved = torch.load(once(work / name, lambda draft: torch.save(fill_pool(vae, pool), draft)), weights_only=True)
+        self.latents, self.texts = saved["latents"], saved["texts"]
 
-    @torch.no_grad()
-    def _encode(self, vae: AutoencoderDC, chunk: int = 256) -> Tensor:
-        parts = []
-        for k in range(0, self.pool, chunk):
-            pixels = to_pixels([draw(captioned(random.Random(r)).scene) for r in range(k, min(k + chunk, self.pool))])
-            parts.append((vae.encode(pixels.to(vae.device)).latent * vae.config.scaling_factor).cpu())
-        return torch.cat(parts)
-
-    def batch(self, rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
         texts, picks = [], []
-        for r in rows:
-            index = r % self.pool
-            picks.append(index)
-            texts.append("" if row_seed(r, 1, 0) % 1000 < 1000 * DROP_TEXT else captioned(random.Random(index)).text)
+        for row in rows:
+            rng = random.Random(row.seed)
+            picks.append(rng.randrange(len(self.texts)))
+            texts.append("" if rng.random() < DROP_TEXT else dress(rng, self.texts[picks[-1]], "train"))
         tokens = self.tokenizer(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
         return self.latents[picks], tokens.input_ids, tokens.attention_mask
+
+
+@torch.no_grad()
+def fill_pool(vae: AutoencoderDC, pool: int, chunk: int = 256) -> dict[str, Tensor | list[str]]:
+    """Latents [pool, C, h, w] and bare captions."""
+    parts: list[Tensor] = []
+    texts: list[str] = []
+    for k in range(0, pool, chunk):
+        rows = [captioned(random.Random(r)) for r in range(k, min(k + chunk, pool))]
+        pixels = to_pixels([draw(row.scene) for row in rows], SIZE)
+        parts.append((vae.encode(pixels.to(vae.device)).latent * vae.config.scaling_factor).cpu())
+        texts += [bare(row.text) for row in rows]
+    return {"latents": torch.cat(parts), "texts": texts}
 
 
 def make_pipeline(model: Drawing, vae: AutoencoderDC, tokenizer: PreTrainedTokenizerFast) -> SanaPipeline:
@@ -139,7 +147,7 @@ def make_pipeline(model: Drawing, vae: AutoencoderDC, tokenizer: PreTrainedToken
 
 
 @torch.no_grad()
-def examine(pipeline: SanaPipeline, count: int, guidance_scale: float, chunk: int = 50) -> dict[str, float]:
+def examine(pipeline: SanaPipeline, count: int, steps: int = 10, guidance_scale: float = 2.0, chunk: int = 50) -> dict[str, float]:
     """Share of right drawings per tag on unseen prompts, and on the color x shape pairs that no training showed."""
     pipeline.set_progress_bar_config(disable=True)
 
@@ -152,17 +160,16 @@ def examine(pipeline: SanaPipeline, count: int, guidance_scale: float, chunk: in
             latents = torch.stack([torch.randn(pipeline.transformer.config.in_channels, 8, 8, generator=g) for g in generators])
             images = pipeline(
                 [p.text for p in part],
-                height=64,
-                width=64,
+                height=SIZE[0],
+                width=SIZE[1],
                 latents=latents.to(pipeline.device),
-                num_inference_steps=20,
+                num_inference_steps=steps,
                 guidance_scale=guidance_scale,
                 max_sequence_length=TOKENS,
                 complex_human_instruction=None,
                 use_resolution_binning=False,
-                output_type="pt",
             ).images
-            right += sum(correct(image, p.want)[0] for image, p in zip(to_images(images * 2 - 1), part, strict=True))
+            right += sum(correct(image, p.want)[0] for image, p in zip(images, part, strict=True))
         return right / len(prompts)
 
     scores = {tag: share(tag, held_out=False) for tag in TAGS}
@@ -170,19 +177,21 @@ def examine(pipeline: SanaPipeline, count: int, guidance_scale: float, chunk: in
 
 
 def main() -> None:
-    default = Settings(steps=6000, batch_size=64, lr=1e-3, warmup=200, ema=0.999)
-    work, out, settings, _ = settings_from_command_line(__doc__, default)
+    default = Settings(steps=3600, batch_size=64, lr=1e-3, warmup=200, ema=0.999)
+    work, out, settings = settings_from_command_line(__doc__, default)
     torch.manual_seed(settings.seed)
-    vae = AutoencoderDC.from_pretrained(out / "vae", torch_dtype=torch.float32)
-    tokenizer = make_tokenizer()
+    vae = AutoencoderDC.from_pretrained(out / "vae", dtype=torch.float32)
+    # of this run, also when the captions change later
+    folder = once(work / "tokenizer", lambda draft: make_tokenizer().save_pretrained(draft))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model = Drawing(make_transformer(vae.config.latent_channels), make_text_encoder(tokenizer))
     model.text_encoder.set_attn_implementation("eager")  # the backward of torch's fused attention is slow on CPU at this size
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     print(f"{sizes}, {len(tokenizer)} tokens")
-    studio = Studio(vae.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, work, POOL)
+    studio = Studio(vae.to(processes().device), tokenizer, work, POOL)
     pipeline = make_pipeline(model, vae, tokenizer)
-    pretrain(model, studio.batch, settings, work, lambda _: examine(pipeline, 50, guidance_scale=2.5), evaluate_every=1000)
-    pipeline.to(torch.bfloat16).save_pretrained(out)
+    scores = pretrain(model, studio.batch, settings, work, lambda _: examine(pipeline, 50), evaluate_every=1000)
+    finish(work, out, settings, scores, pipeline.to(torch.bfloat16).save_pretrained)
 
 
 if __name__ == "__main__":

@@ -2,41 +2,33 @@
 
     python scripts/pretrain_flatland_vae.py --work ../flatland/vae --out adapters/flatland/hand/vae
 
-Several processes: torchrun --nproc-per-node N (with ACCELERATE_USE_CPU=true on CPU). Run the same command again to resume.
+Several processes: torchrun --nproc-per-node N. Run the same command again to resume.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderDC
-from PIL import Image
+from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor, nn
 
 from metabridge.eval.detect.flatland import correct
-from metabridge.scripts.pretraining import Settings, pretrain, settings_from_command_line
+from metabridge.scripts.pretraining import Settings, finish, pretrain, settings_from_command_line
+from metabridge.training.data import to_pixels
 from metabridge.training.flatland.captions import TAGS, captioned
 from metabridge.training.flatland.world import draw
 
 CHANNELS = 8
+SIZE = (64, 64)
 
 
-def to_pixels(images: Sequence[Image.Image]) -> Tensor:
-    """-> [B, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.stack([np.asarray(i) for i in images])).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_images(pixels: Tensor) -> list[Image.Image]:
-    array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(a) for a in array]
-
-
-def make_batch(rows: list[int]) -> Tensor:
-    return to_pixels([draw(captioned(random.Random(r), allow_held_out=True).scene) for r in rows])
+def pictures(seeds: Iterable[int]) -> Tensor:
+    """-> [B, 3, H, W] in [-1, 1], a scene a seed."""
+    return to_pixels([draw(captioned(random.Random(seed), allow_held_out=True).scene) for seed in seeds], SIZE)
 
 
 class Reconstruction(nn.Module):
@@ -61,16 +53,15 @@ def kept(vae: AutoencoderDC, count: int = 100) -> dict[str, float]:
     scores = {}
     for tag in TAGS:
         rows = [captioned(random.Random(10**9 + i), tag, "eval", allow_held_out=True) for i in range(count)]
-        pixels = to_pixels([draw(r.scene) for r in rows]).to(vae.device)
-        images = to_images(vae.decode(vae.encode(pixels).latent).sample)
+        pixels = to_pixels([draw(r.scene) for r in rows], SIZE).to(vae.device)
+        images = VaeImageProcessor().postprocess(vae.decode(vae.encode(pixels).latent).sample, "pil")
         scores[tag] = sum(correct(image, row.want)[0] for image, row in zip(images, rows, strict=True)) / count
     return scores
 
 
 def main() -> None:
-    work, out, settings, _ = settings_from_command_line(
-        __doc__, Settings(steps=3000, batch_size=32, lr=1e-3, ema=0.995, checkpoint_every=500)
-    )
+    default = Settings(steps=3000, batch_size=32, lr=1e-3, ema=0.995, checkpoint_every=500)
+    work, out, settings = settings_from_command_line(__doc__, default)
     torch.manual_seed(settings.seed)
     layers, widths = (0, 1, 1, 1), (32, 48, 96, 128)
     vae = AutoencoderDC(
@@ -83,14 +74,13 @@ def main() -> None:
         decoder_qkv_multiscales=((),) * 4,
     )
     print(f"{sum(p.numel() for p in vae.parameters()):,} parameters")
-    model = pretrain(Reconstruction(vae), make_batch, settings, work, lambda m: kept(m.vae), evaluate_every=500)
+    model = Reconstruction(vae)
+    scores = pretrain(model, lambda rows: pictures(row.seed for row in rows), settings, work, lambda _: kept(vae), evaluate_every=500)
     with torch.no_grad():
-        latents = torch.cat(
-            [model.vae.encode(make_batch(list(range(k, k + 100))).to(model.vae.device)).latent for k in range(0, 1000, 100)]
-        )
-    model.vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
-    model.vae.to(torch.bfloat16).save_pretrained(out)
-    print(f"latents: mean {latents.mean():.3f}, std {latents.std():.3f}; saved {out}")
+        latents = torch.cat([vae.encode(pictures(range(k, k + 100)).to(vae.device)).latent for k in range(0, 1000, 100)])
+    vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
+    print(f"latents: mean {latents.mean():.3f}, std {latents.std():.3f}")
+    finish(work, out, settings, scores, vae.to(torch.bfloat16).save_pretrained)
 
 
 if __name__ == "__main__":

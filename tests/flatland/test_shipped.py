@@ -37,12 +37,12 @@ def test_the_brain_knows_its_facts_and_reads_pictures():
 
 
 def test_the_autoencoder_keeps_what_the_checker_reads():
-    vae = AutoencoderDC.from_pretrained(FLATLAND / "hand" / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderDC.from_pretrained(FLATLAND / "hand" / "vae", dtype=torch.float32)
     assert min(kept(vae, count=50).values()) >= 0.98
 
 
 def test_the_hand_draws_captions_under_its_own_text_encoder():
-    pipeline = SanaPipeline.from_pretrained(FLATLAND / "hand", torch_dtype=torch.float32)
+    pipeline = SanaPipeline.from_pretrained(FLATLAND / "hand", dtype=torch.float32)
     scores = examine_hand(pipeline, 25, guidance_scale=3.0)
     bars = {"single": 0.90, "colors": 0.90, "counting": 0.60, "two_object": 0.60}
     # 25 drawings a tag: two standard errors below the bar, so that the luck of a small sample does not fail the test
