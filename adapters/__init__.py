@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.recipe import Part, Recipe, unknown
+from metabridge.bridge.saved import last_saved
 
 if TYPE_CHECKING:
     from metabridge.bridge.model import Bridge
@@ -57,28 +58,27 @@ def assemble(recipe: Recipe, device: str = "cpu", scale: float | None = None) ->
     return bridge.to(device)
 
 
-def load_pipeline(path_or_id: str | Path, device: str = "cpu") -> BridgePipeline:
-    """A trained bridge with its base: a run or artifact folder, else a shipped name, else a hub id."""
+def load_pipeline(path_or_id: str | Path, device: str = "cpu", name: str | None = None) -> BridgePipeline:
+    """A trained bridge with its base: a run or artifact folder, else a shipped name, else a hub id. `name`: what the user calls it."""
     from metabridge.bridge.artifact import apply, read_artifact
     from metabridge.bridge.pipeline import BridgePipeline
 
     artifact = read_artifact(find_bridge(path_or_id))
     bridge = assemble(artifact.recipe, device, scale=artifact.config["connector"]["scale"])
     apply(artifact, bridge)
-    return BridgePipeline(bridge, name=str(path_or_id))
+    return BridgePipeline(bridge, name=name or str(path_or_id))
 
 
 def find_bridge(path_or_id: str | Path) -> Path:
     """The folder that holds bridge.json."""
-    path = Path(path_or_id).expanduser()
+    path, name = Path(path_or_id).expanduser(), str(path_or_id)
     for folder in (path, path / "bridge"):
-        if (folder / "bridge.json").is_file():
-            return folder
-    if path.exists():
-        raise UserError(f"{path}: no bridge in it; give a run folder (with bridge/bridge.json) or the folder that holds bridge.json")
-    name = str(path_or_id)
+        if found := last_saved(folder):
+            return found
     if name in shipped():
         return shipped()[name]
+    if path.exists():
+        raise UserError(f"{path}: no bridge in it; give a run folder (with bridge/bridge.json) or the folder that holds bridge.json")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _download(name)
     close = difflib.get_close_matches(name, shipped(), n=1)
@@ -94,14 +94,17 @@ def shipped() -> dict[str, Path]:
 
 def _download(repo: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    from metabridge.adapters.locate import hub_error
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repo, allow_patterns=["bridge.json", "bridge.safetensors"]))
+    except HFValidationError as error:
+        raise UserError(
+            f"{repo}: no such folder, and not a name that the hub could have; give a run folder, flatland or owner/name"
+        ) from error
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise hub_error(repo, "main", error) from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{repo}: no such folder, and not to be had from the hub ({reason}); check the name and the network") from error
 
 
 def _module(kind: str, name: str) -> Any:

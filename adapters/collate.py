@@ -20,7 +20,7 @@ Message = dict[str, Any]
 class ChatCollate:
     """Pictures in order, then the text, then the generation prompt; always padded on the left.
 
-    What goes to a DataLoader worker is a path; the processor is loaded there.
+    A pickle or a copy of it holds the path; the processor is loaded when it is first asked for.
     """
 
     def __init__(self, path: str, revision: str, think_template: str) -> None:
@@ -31,7 +31,11 @@ class ChatCollate:
 
     @cached_property
     def processor(self) -> Any:
-        return load_processor(self.path, self.revision)
+        processor = load_processor(self.path, self.revision)
+        tokenizer = getattr(processor, "tokenizer", processor)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token  # as Llama's: any token will do behind a mask
+        return processor
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -57,7 +61,7 @@ class ChatCollate:
         }
 
     def _messages(self, example: Example, think: bool) -> list[Message]:
-        text = self.think_template.format(prompt=example.prompt) if think else example.prompt
+        text = self.think_template.replace("{prompt}", example.prompt) if think else example.prompt
         turns = [(turn.role, turn.text, turn.images) for turn in example.history]
         return [self._message(*turn) for turn in (*turns, ("user", text, example.images))]
 

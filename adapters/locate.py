@@ -30,8 +30,10 @@ def locate(repo: str, revision: str = "main") -> str:
 
 def hub_error(repo: str, revision: str, error: Exception) -> UserError:
     """The libraries' long messages about a repository that cannot be had, in one line."""
-    reason = " ".join(str(error).split())
-    return UserError(f"{repo}@{revision}: cannot be loaded ({reason[:200]}); check the name, the network and your access to it")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    local = repo.startswith(PACKAGE) or is_local(repo)
+    advice = "the folder is incomplete or damaged, copy it again" if local else "check the name, the network and your access to it"
+    return UserError(f"{repo}@{revision}: cannot be loaded ({reason[:200]}); {advice}")
 
 
 def _listing(folder: Path) -> str:

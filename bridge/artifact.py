@@ -21,6 +21,7 @@ from torch import Tensor
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.recipe import Part, Recipe
+from metabridge.bridge.saved import aside, last_saved
 
 FORMAT = 1
 SAMPLES = 64  # values of each tensor that enter a fingerprint
@@ -63,9 +64,17 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_bridge(
-    bridge: Bridge, folder: str | Path, recipe: Recipe, metrics: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None
+    bridge: Bridge,
+    folder: str | Path,
+    recipe: Recipe,
+    metrics: Mapping[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Write the artifact; `weights` (an EMA) in place of the live ones. The folder is replaced as a whole, never left half-written."""
+    """Write the artifact; `weights` (an EMA) in place of the live ones, in `dtype` (bfloat16 halves what a package ships) or as they are.
+
+    The folder is replaced as a whole, never left half-written.
+    """
     folder = Path(folder)
     tensors = dict(bridge.trained()) if weights is None else dict(weights)
     if missing := bridge.trained().keys() ^ tensors.keys():
@@ -83,7 +92,7 @@ def save_bridge(
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh / "bridge.safetensors")
+        save_file({name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}, fresh / "bridge.safetensors")
         (fresh / "bridge.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (fresh / "README.md").write_text(model_card(config), encoding="utf-8")
         _swap(fresh, folder)
@@ -93,7 +102,7 @@ def save_bridge(
 
 
 def read_artifact(folder: str | Path) -> Artifact:
-    folder = Path(folder)
+    folder = last_saved(Path(folder)) or Path(folder)
     if missing := [name for name in ("bridge.json", "bridge.safetensors") if not (folder / name).is_file()]:
         raise UserError(f"{folder}: no {missing[0]} here; give the folder that holds bridge.json and bridge.safetensors")
     try:
@@ -105,7 +114,24 @@ def read_artifact(folder: str | Path) -> Artifact:
         raise UserError(
             f"{folder}/bridge.json: not a bridge of format {FORMAT}, which this version reads; train it again or update metabridge"
         )
+    _check_config(config, folder)
     return Artifact(folder, config, tensors)
+
+
+def _check_config(config: Mapping[str, Any], folder: Path) -> None:
+    """Everything that is read from bridge.json later is there."""
+    wanted = [(part, key, str) for part in ("brain", "hand") for key in ("repo", "revision", "fingerprint")]
+    for part, key, kind in (*wanted, ("connector", "scale", float | int)):
+        section = config.get(part)
+        if not isinstance(section, dict) or not isinstance(section.get(key), kind):
+            raise UserError(f"{folder}/bridge.json: {part}.{key} is missing or damaged; copy the bridge again or train it again")
+    for part in ("recipe", "metrics"):
+        if not isinstance(config.get(part), dict):
+            raise UserError(f"{folder}/bridge.json: {part} is missing or damaged; copy the bridge again or train it again")
+    try:
+        Recipe.from_dict(config["recipe"])
+    except UserError as error:
+        raise UserError(f"{folder}/bridge.json: recipe: {error}") from error
 
 
 def apply(artifact: Artifact, bridge: Bridge) -> None:
@@ -171,9 +197,9 @@ def _resolve(part: Part, folder: Path) -> Part:
 
 
 def _swap(fresh: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    """Put `fresh` in the folder's place. At every moment one whole bridge is where last_saved() looks."""
     if folder.exists():
-        folder.rename(old)
+        shutil.rmtree(aside(folder), ignore_errors=True)
+        folder.rename(aside(folder))
     fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(aside(folder), ignore_errors=True)

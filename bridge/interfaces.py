@@ -94,7 +94,7 @@ class Condition:
 
 
 class Collate(Protocol):
-    """Examples -> tensors. Holds no weights, so a DataLoader worker may carry it.
+    """Examples -> tensors. Holds no weights; in training it is called in the thread that prepares batches.
 
     `think=True` puts the prompt into the brain's think template, the form in which it is asked for a thought. An example that has a
     thought is always read in that form, with the thought after the generation prompt and no end-of-turn token.

@@ -14,12 +14,12 @@ from torch import Tensor
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition, Example, Memory
 from metabridge.bridge.model import Bridge
+from metabridge.bridge.thinking import MODES
 
 log = logging.getLogger(__name__)
 
 Pictures = Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None
 StepCallback = Callable[["BridgePipeline", int, Tensor, dict[str, Tensor]], Any]  # (pipeline, step, timestep, {"latents": ...})
-THINK_MODES = ("always", "rewrite")
 OUTPUT_TYPES = ("pil", "pt", "latent")
 
 
@@ -27,7 +27,7 @@ OUTPUT_TYPES = ("pil", "pt", "latent")
 class PipelineOutput:
     """Row-major: image k of prompt i is at i * num_images_per_prompt + k."""
 
-    images: list[Any]  # PIL images, or tensors [3, H, W] in [0, 1] (pt), or latents [C, h, w]
+    images: list[Any]  # PIL images, or tensors [3, H, W] in [0, 1] (pt; NaN where drawing failed), or latents [C, h, w]
     thoughts: list[str | None]  # one a prompt
     seeds: list[int]  # one an image
 
@@ -52,6 +52,7 @@ class BridgePipeline:
         self.batch_size = batch_size
         # the brain is frozen: what it read of a null prompt, on a device, stays true
         self._null_memories: dict[tuple[str, torch.device], Memory] = {}
+        self._warned: set[str] = set()
 
     @torch.no_grad()
     def __call__(
@@ -74,8 +75,8 @@ class BridgePipeline:
         max_new_tokens: int = 64,
     ) -> PipelineOutput:
         examples = as_examples(prompt, image)
-        if think_mode not in THINK_MODES:
-            raise UserError(f"think_mode: {think_mode!r} given; it is one of: {', '.join(THINK_MODES)}")
+        if think_mode not in MODES:
+            raise UserError(f"think_mode: {think_mode!r} given; it is one of: {', '.join(MODES)}")
         if image_guidance_scale != 1.0 and not all(example.images for example in examples):
             raise UserError(f"image_guidance_scale: {image_guidance_scale:g} given, but a prompt comes without a picture; leave it at 1")
         settings = self._settings(height, width, num_inference_steps, output_type, callback_on_step_end)
@@ -83,6 +84,7 @@ class BridgePipeline:
 
         conditions, thoughts = self._prepare(examples, think_mode if think else None, max_new_tokens)
         scale = self.bridge.hand.default_guidance if guidance_scale is None else guidance_scale
+        self._warn_untrained(examples, negative_prompt or "", scale, image_guidance_scale)
         nulls, guidance = self._nulls(examples, negative_prompt or "", scale, image_guidance_scale)
         images = self._draw(conditions, nulls, guidance, num_images_per_prompt, generators, settings)
         return PipelineOutput(images, thoughts, seeds)
@@ -171,6 +173,25 @@ class BridgePipeline:
         pictured, _ = self._prepare(textless, None, 0)
         return ([pictured], [scale]) if image_scale == 1.0 else ([blind, pictured], [image_scale, scale])
 
+    def _warn_untrained(self, examples: list[Example], negative_prompt: str, scale: float, image_scale: float) -> None:
+        """Guidance steps away from null rows; one that training never showed says nothing of use."""
+        rates, pictured = self.bridge.objective, any(example.images for example in examples)
+        textless = rates.drop_text if pictured else rates.drop_text + rates.drop_both  # without pictures the two are one row
+        untrained = []
+        if scale != 1.0 and not negative_prompt and not textless:
+            untrained.append(
+                f"guidance_scale {scale:g}: this bridge was trained with objective.drop_text=0, it has not seen an empty prompt"
+            )
+        if image_scale != 1.0 and not rates.drop_both:
+            untrained.append(
+                f"image_guidance_scale {image_scale:g}: this bridge was trained with objective.drop_both=0, "
+                "it has not seen an edit without prompt and picture"
+            )
+        for line in untrained:
+            if line not in self._warned:
+                log.warning("%s; the drawing may come out worse than at scale 1", line)
+                self._warned.add(line)
+
     def _null(self, negative_prompt: str) -> Condition:
         brain, key = self.bridge.brain, (negative_prompt, self.bridge.device)
         if key not in self._null_memories:
@@ -199,9 +220,15 @@ class BridgePipeline:
             own = rows // num_images_per_prompt  # image -> its prompt
             chunk, null_chunk = condition.rows(own), [null.rows(own) for null in nulls]
             latents = hand.draw(chunk, null_chunk, shape, settings.steps, guidance, generators[start : start + self.batch_size], report)
-            if not torch.isfinite(latents).all():
+            if settings.output_type == "latent":
+                images += list(latents)
+                continue
+            pixels = hand.decode(latents)
+            failed = ~(_finite(latents) & _finite(pixels))
+            if settings.output_type == "pil" and bool(failed.any()):
                 raise UserError(f"{self.name}: drawing gave NaN or infinity; a lower guidance_scale or dtype: float32 may help")
-            images += _finish(latents if settings.output_type == "latent" else hand.decode(latents), settings.output_type)
+            # one failed picture is the caller's to count: the others are as good as ever
+            images += _finish(pixels.masked_fill(failed[:, None, None, None], torch.nan), settings.output_type)
         return images
 
 
@@ -242,9 +269,13 @@ def as_generators(
     return [torch.Generator().manual_seed(seed) for seed in seeds], list(seeds)
 
 
+def _finite(x: Tensor) -> Tensor:
+    """[B, ...] -> [B], whether a row is finite throughout."""
+    return x.isfinite().flatten(1).all(dim=1)
+
+
 def _finish(pixels: Tensor, output_type: str) -> list[Any]:
-    if output_type == "latent":
-        return list(pixels)
+    """[B, 3, H, W] in about [-1, 1] -> pt or pil."""
     pixels = (pixels.float() / 2 + 0.5).clamp(0, 1)
     if output_type == "pt":
         return list(pixels)

@@ -71,7 +71,7 @@ class Train:
     clip: float = setting(1.0, low=0)  # greatest norm of the gradient; 0 = no clipping
     ema: float = setting(0.999, low=0, high=0.999999)  # 0 = no EMA
     precision: str = setting("float32", choices=("float32", "bfloat16", "float64"))
-    seed: int = setting(0, low=0)
+    seed: int = setting(0, low=0, high=2**63 - 1)
     checkpoint_every: int = setting(500, low=0)  # 0 = at the end only
 
 
@@ -271,11 +271,13 @@ def _coerce(value: object, hint: Any, where: str) -> Any:
         return _text(value, where)
     if isinstance(value, bool):
         raise UserError(f"{where}: {value} given; it is {_NAMES[hint]}")
+    if hint is int and isinstance(value, int):  # not by way of float, which has 53 bits
+        return value
     try:
         number = float(value)  # type: ignore[arg-type]  # PyYAML reads 1e-4 as a string
         if not math.isfinite(number) or (hint is int and number != int(number)):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{where}: {value!r} given; it is {_NAMES[hint]}") from None
     return hint(number)
 

@@ -25,7 +25,7 @@ PROMPTS = 8  # looked at for the conditioning
 
 def check_command(what: str, overrides: Sequence[str]) -> None:
     console = Console(highlight=False)
-    if Path(what).suffix in (".yaml", ".yml") or (what in recipes.names() and not Path(what).is_dir()):
+    if recipes.is_file(what) or (what in recipes.names() and not Path(what).is_dir()):
         recipe = Recipe.load(recipes.find(what), overrides)
         console.print(f"recipe {recipes.find(what)}", soft_wrap=True)
         from metabridge.adapters import assemble
@@ -48,7 +48,7 @@ def load_trained(what: str, console: Console) -> tuple[Recipe, Bridge]:
     quiet()
     folder = find_bridge(what)
     console.print(f"bridge {folder}", soft_wrap=True)
-    return read_artifact(folder).recipe, load_pipeline(folder).bridge
+    return read_artifact(folder).recipe, load_pipeline(folder, name=what).bridge
 
 
 def report(recipe: Recipe, bridge: Bridge, console: Console) -> None:
@@ -60,7 +60,10 @@ def report(recipe: Recipe, bridge: Bridge, console: Console) -> None:
     console.print(parameter_table(bridge))
     console.print(memory_table(recipe, bridge))
     console.print(shape_table(bridge))
-    console.print(conditioning_table(bridge, mixture.prompts(PROMPTS)))
+    if prompts := mixture.prompts(PROMPTS):
+        console.print(conditioning_table(bridge, prompts))
+    else:
+        console.print("conditioning: not looked at, no row of the data comes without a picture")
     loss = trial_step(bridge, mixture)
     console.print(
         f"a trial step on {ROWS} rows: loss {loss:.4f}; a gradient reaches everything that is trained, and nothing that is frozen"

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from metabridge.bridge.errors import UserError
 
+
+class Commands(TyperGroup):
+    """Ctrl-C is one line. Typer itself would end with 130 and say nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print(f"metabridge: stopped; to go on: {shlex.join(['metabridge', *sys.argv[1:]])}", file=sys.stderr)
+            sys.exit(130)
+
+
 app = typer.Typer(
     name="metabridge",
+    cls=Commands,
     help="A bridge from a frozen multimodal LLM (the brain) to a pretrained diffusion decoder (the hand).",
     no_args_is_help=True,
     add_completion=False,
@@ -54,7 +70,7 @@ def generate(
         str | None, typer.Option("--think-mode", metavar="always|rewrite", help="The thought beside the prompt, or in its place.")
     ] = None,
     count: Annotated[int, typer.Option("-n", min=1, help="Images per prompt; image k has seed SEED + k.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1)] = 0,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; the hand's default if not given.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the hand's default if not given.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="A .png; several images are numbered.")] = Path("out.png"),
@@ -105,14 +121,16 @@ def ls(
 
 
 def main() -> None:
+    warnings, ours = logging.StreamHandler(), logging.getLogger("metabridge")
+    warnings.setFormatter(logging.Formatter("metabridge: %(message)s"))
+    ours.addHandler(warnings)
     try:
         app()
     except UserError as error:
         print(f"metabridge: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("metabridge: interrupted", file=sys.stderr)
-        sys.exit(130)
+    finally:
+        ours.removeHandler(warnings)
 
 
 if __name__ == "__main__":

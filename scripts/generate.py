@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,11 +18,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.thinking import MODES
 
 if TYPE_CHECKING:
     from metabridge.bridge.pipeline import BridgePipeline
-
-THINK_MODES = ("always", "rewrite")
 
 
 def generate_command(
@@ -77,18 +78,22 @@ def generate_command(
 def check_think(think: bool, mode: str | None) -> None:
     if mode is not None and not think:
         raise UserError(f"--think-mode {mode}: has no effect without --think; add --think")
-    if mode is not None and mode not in THINK_MODES:
-        raise UserError(f"--think-mode: {mode!r} given; it is one of: {', '.join(THINK_MODES)}")
+    if mode is not None and mode not in MODES:
+        raise UserError(f"--think-mode: {mode!r} given; it is one of: {', '.join(MODES)}")
 
 
 def targets(out: Path, count: int) -> list[Path]:
-    """out.png, or out-0.png .. where there are several; the folder is made if it is missing."""
+    """out.png, or out-0.png .. where there are several; a place where no folder can be made is refused before anything is drawn."""
     if out.suffix.lower() != ".png":
         raise UserError(f"-o {out}: drawings are written as .png; give a name that ends in .png")
-    if out.is_dir():
-        raise UserError(f"-o {out}: is a folder; give the name of a file in it")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir():
+            raise UserError(f"-o {out}: is a folder; give the name of a file in it")
+        home = next(folder for folder in out.absolute().parents if folder.exists())
+        if not home.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(home, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise UserError(f"-o {out}: its folder cannot be made ({error.strerror}); give another path") from error
     return [out] if count == 1 else [out.with_name(f"{out.stem}-{k}{out.suffix}") for k in range(count)]
@@ -110,13 +115,14 @@ def open_picture(path: Path) -> Image.Image:
 def load(bridge: str) -> BridgePipeline:
     from metabridge.adapters import find_bridge, load_pipeline
 
-    print(f"bridge: {bridge} ({find_bridge(bridge)})")
+    folder = find_bridge(bridge)
+    print(f"bridge: {bridge} ({folder})")
     import torch
 
     from metabridge.scripts.quiet import quiet
 
     quiet()
-    return load_pipeline(bridge, "cuda" if torch.cuda.is_available() else "cpu")
+    return load_pipeline(folder, "cuda" if torch.cuda.is_available() else "cpu", name=bridge)
 
 
 def png(image: Image.Image, prompt: str, thought: str | None, seed: int, bridge: str, settings: dict[str, Any]) -> bytes:
@@ -138,6 +144,7 @@ def write(paths: Sequence[Path], pngs: Sequence[bytes]) -> None:
 
     for path, data in zip(paths, pngs, strict=True):
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, data)
         except OSError as error:
             raise UserError(f"-o {path}: cannot be written ({error.strerror}); make room or give another path") from error

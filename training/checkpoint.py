@@ -28,6 +28,8 @@ class Checkpoint:
     ema: dict[str, Tensor] | None
     window: list[float]  # losses since the last line of metrics.jsonl
     seconds: float  # spent in training so far
+    loss: float  # of the last step
+    base: dict[str, dict[str, str]]  # identity of brain and hand
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -57,6 +59,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 def paths(folder: Path) -> Sequence[Path]:
     """The checkpoints of a run, oldest first."""
+    if not os.path.isdir(folder):  # also where its name is too long to be asked for
+        return []
     return sorted(folder.glob("step-*.pt"), key=lambda path: int(path.stem.removeprefix("step-")))
 
 

@@ -84,15 +84,16 @@ class Mixture:
         return Drawn(dropped, caption)
 
     def prompts(self, count: int) -> list[str]:
-        """The first distinct prompts of the data that stand for themselves: a fixed set for sample sheets."""
-        found: dict[str, None] = {}
+        """The first distinct prompts of the data that stand for themselves: a fixed set for sample sheets. Of think rows, the thoughts."""
+        plain: dict[str, None] = {}
+        thoughts: dict[str, None] = {}
         for index in range(50 * count):
             example = self.rows[index % len(self.rows)](row_seed(self.seed, 0, index, "sheet"))
-            if example.thought is None and not example.images:
-                found[example.prompt] = None
-            if len(found) == count:
+            if not example.images:
+                (plain if example.thought is None else thoughts)[example.thought or example.prompt] = None
+            if len(plain) == count:
                 break
-        return list(found)
+        return list(plain | thoughts)[:count]
 
 
 def drop(example: Example, objective: Objective, u: float) -> Example:

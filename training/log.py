@@ -59,13 +59,16 @@ class RunLog:
         self.console.print(text, soft_wrap=True, markup=False)
 
     def step(self, step: int, loss: float, grad_norm: float, lr: float) -> None:
-        """After every step: the bar; every `log.every` steps a line with the mean loss since the line before."""
+        """After every step: the bar; every `log.every` steps, and at the last, a line with the mean loss since the line before."""
+        every, last = self.recipe.log.every, step == self.recipe.train.steps
+        if not every:
+            self.window.clear()  # no line is due: the bar shows the last loss
         self.window.append(loss)
         rate = (step - self.first) / max(1e-9, time.monotonic() - self.start)
         mean = sum(self.window) / len(self.window)
         numbers = f"loss {mean:.4f}  grad norm {grad_norm:.3f}  {rate:.2f} steps/s"
         self.progress.update(self.task, completed=step, numbers=numbers)
-        if not self.recipe.log.every or step % self.recipe.log.every:
+        if not every or (step % every and not last):
             return
         row = {"step": step, "loss": mean, "grad_norm": grad_norm, "lr": lr, "seconds": round(self.seconds, 3)}
         row["rows_per_second"] = round(rate * self.recipe.train.batch_size, 2)
@@ -76,7 +79,7 @@ class RunLog:
             file.write(json.dumps(row) + "\n")
         if self.wandb is not None:
             self.wandb.log({key: value for key, value in row.items() if key != "step"}, step=step)
-        if self.progress.disable and (self.lines_due(step) or step == self.recipe.train.steps):
+        if self.progress.disable and (last or self.lines_due(step)):
             left = (self.recipe.train.steps - step) / rate
             self.say(f"{self.recipe.name} {step}/{self.recipe.train.steps}  {numbers}  ETA {left:.0f} s")
 

@@ -11,12 +11,14 @@ import torch
 import yaml
 from torch import Tensor
 
+from metabridge.bridge.artifact import read_artifact
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.recipe import Recipe
 from metabridge.training import checkpoint as checkpoints
 from metabridge.training.checkpoint import Checkpoint, write_whole
 from metabridge.training.optim import EMA, copy
 
+Identities = Mapping[str, Mapping[str, str]]  # brain and hand -> repo, revision, fingerprint
 FREE = {"train.steps", "train.checkpoint_every", "name"}  # what may change between the parts of one run, beside log.*
 
 
@@ -46,6 +48,9 @@ _WHY = {
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "a part of the path is no folder",
     errno.EEXIST: "it is no folder",
+    errno.ENOENT: "its folder is gone",
+    errno.EISDIR: "a folder is in its place",
+    errno.ENAMETOOLONG: "the name is too long",
 }
 
 
@@ -83,15 +88,37 @@ def show(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
 
 
+def same_base(before: Identities, now: Identities, out: Path) -> None:
+    """Weights that learnt beside one brain or hand mean nothing beside another, whatever the recipe's words."""
+    for kind, given in now.items():
+        began = before[kind]
+        if began["fingerprint"] != given["fingerprint"]:
+            raise UserError(
+                f"{out}: holds a run on the {kind} {began['repo']}@{began['revision']} (fingerprint {began['fingerprint'][:12]}), "
+                f"but {given['repo']}@{given['revision']} has {given['fingerprint'][:12]} now; "
+                f"give the {kind} it began with, or another --out"
+            )
+
+
 def resume(
-    out: Path, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, ema: EMA | None, device: torch.device
+    out: Path, base: Identities, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, ema: EMA | None, device: torch.device
 ) -> Checkpoint | None:
     """Put the newest checkpoint into weights, optimizer and EMA; None where there is none."""
     state = checkpoints.latest(out / "checkpoints", device)
     if state is None:
         return None
+    same_base(state.base, base, out)
     copy(state.weights, weights)
     optimizer.load_state_dict(state.optimizer)
     if ema is not None and state.ema is not None:
         copy(state.ema, ema.weights)
     return state
+
+
+def bridge_steps(out: Path) -> int | None:
+    """The steps that the run's saved bridge has seen; None where there is none that can be read."""
+    try:
+        steps: int | None = read_artifact(out / "bridge").config["metrics"].get("steps")
+    except UserError:
+        return None
+    return steps

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -19,10 +20,9 @@ from metabridge.adapters.locate import hub_error, locate
 from metabridge.bridge.artifact import fingerprint
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Brain, Inputs, Memory
+from metabridge.bridge.thinking import TEMPLATE
 
 log = logging.getLogger(__name__)
-
-THINK_TEMPLATE = "Describe the picture to draw: {prompt}"
 
 
 class AutoBrain(Brain):
@@ -171,7 +171,7 @@ def load(
     revision: str = "main",
     dtype: str = "float32",
     weights: str = "pretrained",
-    think_template: str = THINK_TEMPLATE,
+    think_template: str = TEMPLATE,
 ) -> AutoBrain:
     """`repo`: folder, hub id or package:...; `dtype`: float32 | bfloat16 | float16 | float64; `weights`: pretrained | random."""
     if "{prompt}" not in think_template:
@@ -184,7 +184,9 @@ def load(
         collate = ChatCollate(path, revision, think_template)
         if not getattr(collate.processor, "chat_template", None):
             raise UserError(f"{repo}: has no chat template, which says where a prompt ends; use an instruction-tuned checkpoint")
-    except OSError as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
         raise hub_error(repo, revision, error) from error
     identity = {"repo": repo, "revision": revision, "fingerprint": fingerprint(model.state_dict())}
     return AutoBrain(model, collate, identity)

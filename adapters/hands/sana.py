@@ -9,6 +9,7 @@ from typing import Any
 
 import diffusers
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from metabridge.adapters.brains.auto import torch_dtype
@@ -152,7 +153,9 @@ def load(
         transformer = diffusers.SanaTransformer2DModel.from_pretrained(path, subfolder="transformer", revision=revision, dtype=kind)
         vae = diffusers.AutoencoderDC.from_pretrained(path, subfolder="vae", revision=revision, dtype=kind)
         scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(path, subfolder="scheduler", revision=revision)
-    except (OSError, KeyError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, LookupError, AttributeError, SafetensorError) as error:
         raise hub_error(repo, revision, error) from error
     if weights == "random":
         with torch.random.fork_rng(devices=[]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -63,8 +64,13 @@ def test_a_hub_id_that_cannot_be_had_is_one_line(tiny_recipe: Recipe) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="nobody/nothing@main: cannot be loaded"):
         load("hands", Part("sana", {"repo": "nobody/nothing"}))
-    with pytest.raises(UserError, match="nobody/nothing@main: cannot be loaded"):
-        load_pipeline("nobody/nothing")
+    for name, line in (
+        ("nobody/nothing", "no such folder, and not to be had from the hub"),
+        ("runs/a b", "no such folder, and not a name that the hub could have"),
+    ):
+        with pytest.raises(UserError, match=f"{name}: {line}") as caught:
+            load_pipeline(name)
+        assert "\n" not in str(caught.value)
 
 
 def test_the_same_seed_gives_the_same_bridge(tiny_recipe: Recipe) -> None:
@@ -96,3 +102,40 @@ def test_bridges_are_found(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) 
         find_bridge(tmp_path)
     with pytest.raises(UserError, match="no such folder and no shipped bridge"):
         find_bridge("flatlnad")
+
+
+def test_a_folder_of_its_name_does_not_hide_a_shipped_bridge(
+    bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "package" / "flatland" / "bridge"
+    save_bridge(bridge, shipped, tiny_recipe, {})
+    monkeypatch.setattr("metabridge.adapters.shipped", lambda: {"flatland": shipped})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flatland").mkdir()  # as `metabridge eval flatland -o flatland` leaves
+    assert find_bridge("flatland") == shipped
+    assert load_pipeline(shipped, name="flatland").name == "flatland"
+    save_bridge(bridge, tmp_path / "flatland", tiny_recipe, {})  # a bridge of one's own comes first
+    assert find_bridge("flatland") == Path("flatland")
+
+
+@pytest.mark.parametrize(
+    ("kind", "damaged"),
+    [
+        ("brains", "model.safetensors"),
+        ("brains", "config.json"),
+        ("hands", "transformer/diffusion_pytorch_model.safetensors"),
+        ("hands", "model_index.json"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(kind: str, damaged: str, brain_folder: Path, hand_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree({"brains": brain_folder, "hands": hand_folder}[kind], tmp_path / "copy")
+    path = folder / damaged
+    if damaged == "config.json":
+        path.write_text(path.read_text().replace("qwen2_5_vl", "no_such_model"))
+    elif damaged == "model_index.json":
+        path.write_text(path.read_text().replace("FlowMatchEulerDiscreteScheduler", "NoSuchScheduler"))
+    else:
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"copy@main: cannot be loaded \(.*the folder is incomplete or damaged, copy it again") as caught:
+        load(kind, Part({"brains": "auto", "hands": "sana"}[kind], {"repo": str(folder)}))
+    assert "\n" not in str(caught.value)

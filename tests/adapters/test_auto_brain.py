@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metabridge.adapters.brains.auto import AutoBrain, load
+from metabridge.adapters.processors import load_processor
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Example, Inputs, Memory, Turn
 
@@ -380,3 +383,25 @@ def test_a_brain_needs_a_chat_template(causal_folder: Path, tmp_path: Path) -> N
     (tmp_path / "plain" / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="has no chat template"):
         load(str(tmp_path / "plain"))
+
+
+def test_a_tokenizer_without_a_pad_token(causal_folder: Path, tmp_path: Path) -> None:
+    """As Llama's. Padding is behind a mask, so the end token does as well."""
+    folder = shutil.copytree(causal_folder, tmp_path / "brain")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).exists():
+            tree = json.loads((folder / name).read_text())
+            tree["pad_token"] = None
+            (folder / name).write_text(json.dumps(tree))
+    own, padded = load(str(folder)), load(str(causal_folder))
+    assert load_processor(str(folder), "main").pad_token_id is None
+    rows = [Example("a red cat"), Example("a dog in the snow on the green mat")]
+    queries = some_queries(own)
+    states = [brain.query(brain.read(brain.collate(rows)), queries, [-1]) for brain in (own, padded)]
+    assert (states[0] - states[1]).abs().max() <= 1e-5
+
+
+def test_a_think_template_may_hold_braces(brain_folder: Path) -> None:
+    brain = load(str(brain_folder), think_template='Answer as {"draw": ...}: {prompt} {0}')
+    ids = brain.collate([Example("a {cat}")], think=True)["input_ids"][0]
+    assert 'Answer as {"draw": ...}: a {cat} {0}' in brain.collate.tokenizer.decode(ids)

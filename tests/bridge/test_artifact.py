@@ -136,6 +136,67 @@ def test_a_full_disk_leaves_the_last_bridge_whole(bridge: Bridge, tiny_recipe: R
     assert [p.name for p in tmp_path.iterdir()] == ["bridge"]
 
 
+@pytest.mark.parametrize("name", [".bridge.old", "bridge"])
+def test_a_save_killed_in_the_middle_leaves_a_bridge(
+    bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The kill comes at one of the two renames: what was put aside is found, and goes once there is a new one."""
+    save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {"loss": 1.0})
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if target.name == name:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {"loss": 0.5})
+    monkeypatch.undo()
+    assert (tmp_path / "bridge").exists() == (name == ".bridge.old")
+    assert read_artifact(tmp_path / "bridge").config["metrics"] == {"loss": 1.0}
+    assert load_pipeline(tmp_path).bridge.trained().keys() == bridge.trained().keys()
+    save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {"loss": 0.5})
+    assert read_artifact(tmp_path / "bridge").config["metrics"] == {"loss": 0.5}
+    assert [p.name for p in tmp_path.iterdir()] == ["bridge"]
+
+
+def test_half_the_size_in_bfloat16(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    for name, dtype in (("whole", None), ("half", torch.bfloat16)):
+        save_bridge(disturb(bridge) if dtype is None else bridge, tmp_path / name, tiny_recipe, {}, dtype=dtype)
+    sizes = [(tmp_path / name / "bridge.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = load_pipeline(tmp_path / "half").bridge.trained()
+    for name, tensor in bridge.trained().items():
+        assert loaded[name].dtype == torch.float32 and torch.equal(loaded[name], tensor.bfloat16().float())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "line"),
+    [
+        (("brain",), None, "brain.repo is missing or damaged"),
+        (("hand", "fingerprint"), None, "hand.fingerprint is missing or damaged"),
+        (("connector", "scale"), "loud", "connector.scale is missing or damaged"),
+        (("metrics",), None, "metrics is missing or damaged"),
+        (("recipe",), "tiny", "recipe is missing or damaged"),
+        (("recipe", "hand"), None, "recipe: hand: missing"),
+        (("recipe", "trian"), {}, "recipe: trian: no such setting"),
+    ],
+)
+def test_a_damaged_description_is_named(
+    bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path, path: tuple[str, ...], value: object, line: str
+) -> None:
+    save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {})
+    config = json.loads((tmp_path / "bridge/bridge.json").read_text())
+    section = config if len(path) == 1 else config[path[0]]
+    section.pop(path[-1], None)
+    if value is not None:
+        section[path[-1]] = value
+    (tmp_path / "bridge/bridge.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"bridge.json: {line}"):
+        read_artifact(tmp_path / "bridge")
+
+
 def test_fingerprint_and_content_hash() -> None:
     tensors = {"a": torch.arange(1000.0), "b": torch.zeros(3, 2, dtype=torch.bfloat16), "empty": torch.zeros(0)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition, Example
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.pipeline import BridgePipeline
+from metabridge.bridge.recipe import Objective
 
 PROMPTS = ["a red cat", "two blue dogs in the snow", "a small yellow bird"]
 
@@ -196,6 +198,50 @@ def test_a_drawing_of_nan_is_named(bridge: Bridge) -> None:
         bridge.connector.head.bias.fill_(float("nan"))
     with pytest.raises(UserError, match="drawing gave NaN or infinity"):
         BridgePipeline(bridge)("a cat")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_one_failed_drawing_spares_the_others(pipeline: BridgePipeline, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """Tensors are handed over for the caller to count; a PIL image cannot say that it is none."""
+    whole = {kind: stacked(pipeline(PROMPTS, seeds=[1, 2, 3], output_type=kind).images) for kind in ("pt", "latent")}
+    draw = pipeline.bridge.hand.draw
+
+    def spoiled(*arguments: object) -> torch.Tensor:
+        latents = draw(*arguments)  # type: ignore[arg-type]
+        latents[1, 0, 3, 3] = value
+        return latents
+
+    monkeypatch.setattr(pipeline.bridge.hand, "draw", spoiled)
+    for kind, expected in whole.items():
+        images = stacked(pipeline(PROMPTS, seeds=[1, 2, 3], output_type=kind).images)
+        assert images.isfinite().flatten(1).all(1).tolist() == [True, False, True]
+        assert torch.equal(images[[0, 2]], expected[[0, 2]])
+    with pytest.raises(UserError, match="drawing gave NaN or infinity"):
+        pipeline(PROMPTS, seeds=[1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("rates", "call", "told"),
+    [
+        ({"drop_text": 0.1}, {}, []),
+        ({"drop_text": 0.0}, {"guidance_scale": 1.0}, []),
+        ({"drop_text": 0.0}, {"negative_prompt": "a dog"}, []),
+        ({"drop_text": 0.0}, {}, ["objective.drop_text=0"]),
+        ({"drop_text": 0.0, "drop_both": 0.1}, {}, []),  # without pictures, both gone is text gone
+        ({"drop_text": 0.0, "drop_both": 0.1}, {"image": True}, ["objective.drop_text=0"]),
+        ({"drop_text": 0.1, "drop_both": 0.1}, {"image": True, "image_guidance_scale": 1.5}, []),
+        ({"drop_text": 0.1}, {"image": True, "image_guidance_scale": 1.5}, ["objective.drop_both=0"]),
+    ],
+)
+def test_guidance_from_a_row_that_was_never_trained_is_said(
+    bridge: Bridge, picture: Image.Image, caplog: pytest.LogCaptureFixture, rates: dict[str, float], call: dict[str, Any], told: list[str]
+) -> None:
+    bridge.objective = Objective(**rates)
+    settings = call | ({"image": picture} if "image" in call else {})
+    own = BridgePipeline(bridge)
+    for _ in range(2):  # and said once
+        own("a cat", seeds=[1], num_inference_steps=1, output_type="latent", **settings)
+    assert len(caplog.messages) == len(told) and all(word in line for word, line in zip(told, caplog.messages, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def test_shipped_recipes(name: str) -> None:
         ("train.steps=1.5", "train.steps: 1.5 given; it is a whole number"),
         ("train.steps=true", "train.steps: True given; it is a whole number"),
         ("train.steps=0", "train.steps: 0 given; it is 1 at least"),
+        ("train.seed=9223372036854775808", "train.seed: 9223372036854775808 given; it is 9.22337e+18 at most"),
+        ("train.lr=1" + "0" * 400, "train.lr: 1000"),
         ("objective.think=2", "objective.think: 2.0 given; it is 1 at most"),
         ("log.wandb=offlin", "log.wandb: 'offlin' given; did you mean offline? it is one of: off, offline, online"),
         ("log.wandb=", "log.wandb: nothing given; it is text"),
@@ -101,6 +103,12 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
 def test_a_section_may_be_empty_or_new() -> None:
     assert Recipe.parse(TEXT.replace("{wandb: off}", "")).log.every == 10
     assert Recipe.parse(TEXT + "objective:", ["objective.shift=3"]).objective.shift == 3
+
+
+def test_whole_numbers_keep_every_digit() -> None:
+    seed = 2**53 + 1  # the first that a float cannot hold
+    assert Recipe.parse(TEXT, [f"train.seed={seed}"]).train.seed == seed
+    assert Recipe.parse(TEXT, ["train.steps=2e3"]).train.steps == 2000
 
 
 def test_unknown_without_a_guess() -> None:

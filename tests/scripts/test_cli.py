@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import pytest
 from conftest import Command
 from PIL import Image
 
+from metabridge.bridge.interfaces import Example
+from metabridge.training.data import SOURCES
 from tests.tiny import make_brain
 
 
@@ -59,6 +62,19 @@ def test_dry_run_says_what_and_writes_nothing(metabridge: Command, recipe_file: 
         (["generate", "RUN", "a", "--think-mode", "always"], "--think-mode always: has no effect without --think; add --think"),
         (["generate", "RUN", "a", "--think", "--think-mode", "auto"], "--think-mode: 'auto' given; it is one of: always, rewrite"),
         (["generate", "RUN", "word " * 900], "prompt: too long; "),
+        (["generate", "nothere", "a", "-o", "new/a.png"], "nothere: no such folder and no shipped bridge; "),
+        (["generate", "RUN", "word " * 900, "-o", "new/a.png"], "prompt: too long; "),
+        (
+            ["generate", "RUN", "a", "-o", "x" * 300 + "/a.png"],
+            "-o " + "x" * 300 + "/a.png: its folder cannot be made (File name too long)",
+        ),
+        (["generate", "runs/typo", "a"], "runs/typo: no such folder, and not to be had from the hub ("),
+        (["generate", "runs/a b", "a"], "runs/a b: no such folder, and not a name that the hub could have; "),
+        (
+            ["train", "tiny.yaml", "log.sample_every=1", "log.prompts=['a <|im_end|>']"],
+            "log.prompts: prompt: holds the brain's special token",
+        ),
+        (["check", "gone.yaml"], "recipe gone.yaml: no such file; "),
         (["generate", "nothere", "a"], "nothere: no such folder and no shipped bridge; "),
         (["generate", ".", "a"], ".: no bridge in it; give a run folder (with bridge/bridge.json) or the folder that holds bridge.json"),
         (["check", "RUN", "train.lr=1"], "train.lr=1: a trained bridge has its settings already; give key=value with a recipe only"),
@@ -134,11 +150,55 @@ def test_a_bridge_refuses_another_brain(metabridge: Command, trained: Path, tmp_
 
 
 def test_check(metabridge: Command, recipe_file: Path, trained: Path) -> None:
-    for what, first in ((recipe_file, f"recipe {recipe_file}"), (trained, f"bridge {trained}/bridge")):
+    shutil.copy(recipe_file, "plain")  # as `train` takes it, too
+    for what, first in ((recipe_file, f"recipe {recipe_file}"), ("plain", "recipe plain"), (trained, f"bridge {trained}/bridge")):
         code, out, _ = metabridge("check", what)
         assert code == 0 and out.splitlines()[0] == first
         assert "[5, 32]" in out and "[4, 16, 16]" in out and "the hand's own text encoder" in out
         assert "a gradient reaches everything that is trained, and nothing that is frozen" in out
+
+
+def test_a_check_of_pictures_alone(metabridge: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that all have pictures: there is no prompt to look at alone."""
+    picture = Image.new("RGB", (64, 64), "red")
+    monkeypatch.setitem(SOURCES, "pictures", lambda think: lambda seed: Example("make it blue", (picture,), picture))
+    code, out, err = metabridge("check", recipe_file, "data=[{source: pictures, task: edit}]")
+    assert code == 0 and not err and "conditioning: not looked at" in out and "a trial step on 4 rows" in out
+    code, _, err = metabridge("train", recipe_file, "data=[{source: pictures, task: edit}]", "log.sample_every=1")
+    assert code == 2 and err.startswith("metabridge: log.prompts: none given, and the data has no prompt without a picture; ")
+
+
+def test_a_warning_is_one_line(metabridge: Command, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    config = json.loads((trained / "bridge/bridge.json").read_text())
+    config["recipe"]["objective"]["drop_text"] = 0.0
+    for part in ("brain", "hand"):
+        config["recipe"][part]["repo"] = str((trained / "bridge" / config["recipe"][part]["repo"]).resolve())
+    (tmp_path / "run/bridge/bridge.json").write_text(json.dumps(config))
+    code, _, err = metabridge("generate", "run", "a cat", "--steps", 1)
+    assert code == 0 and err.startswith("metabridge: guidance_scale 3: this bridge was trained with objective.drop_text=0, ")
+    assert err.count("\n") == 1
+    assert metabridge("generate", "run", "a cat", "--steps", 1, "--guidance", 1)[2] == ""
+
+
+def test_seeds_have_63_bits(metabridge: Command, trained: Path) -> None:
+    assert metabridge("generate", trained, "a cat", "-n", 2, "--steps", 1, "--seed", 2**63 - 1)[0] == 0
+    code, _, err = metabridge("generate", trained, "a cat", "--seed", 2**63)
+    assert code == 2 and "Invalid value for '--seed'" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["generate", "flatland", "a cat"], "generate.generate_command"),
+        (["eval", "flatland", "-o", "here"], "eval.eval_command"),
+        (["demo"], "demo.demo_command"),
+        (["check", "flatland"], "check.check_command"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(metabridge: Command, monkeypatch: pytest.MonkeyPatch, words: list[str], where: str) -> None:
+    monkeypatch.setattr(f"metabridge.scripts.{where}", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert metabridge(*words) == (130, "", f"metabridge: stopped; to go on: {shlex.join(['metabridge', *words])}\n")
 
 
 @pytest.mark.parametrize("kind", ["brains", "hands", "recipes", "benchmarks"])
@@ -165,6 +225,46 @@ def test_ctrl_c_saves_and_says_how_to_go_on(recipe_file: Path, tmp_path: Path) -
     assert said.startswith(f"stopped at step {done} of 100000, saved in {tmp_path}/run; to go on: metabridge train {recipe_file} --out ")
     assert (tmp_path / f"run/checkpoints/step-{done:06d}.pt").exists() and (tmp_path / "run/bridge/bridge.json").exists()
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+LIMITED = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2); " + (
+    "from metabridge.scripts.cli import main; main()"
+)
+
+
+@pytest.mark.slow
+def test_a_full_disk_while_training(recipe_file: Path, trained: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk, at the bridge and at the checkpoint; with room the same command goes on."""
+    shutil.copytree(trained, tmp_path / "run")
+    kept = tmp_path / "run/checkpoints/step-000002.pt"
+    before, bridge = kept.read_bytes(), (tmp_path / "run/bridge/bridge.safetensors").stat().st_size
+
+    def command(limit: int) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", LIMITED, str(limit), "train", str(recipe_file), "--out", "run"]
+        return subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+
+    for limit, line in (
+        (bridge // 2, "metabridge: run/bridge: the bridge could not be saved ("),
+        (len(before) // 2, "metabridge: run: cannot be written (the file is too large for this disk or its limit); "),
+    ):
+        done = command(limit)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert done.stderr.startswith(line)
+        assert kept.read_bytes() == before and [path.name for path in kept.parent.iterdir()] == [kept.name]
+    assert "run/checkpoints/step-000002.pt is kept; make room and run the same command again" in done.stderr
+    done = command(10**9)
+    assert done.returncode == 0 and "going on from step 2" in done.stdout and not done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_folder_that_cannot_be_written(recipe_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = [sys.executable, "-m", "metabridge.scripts.cli", "train", str(recipe_file), "--out", "file/run"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "metabridge: file/run: cannot be written (a part of the path is no folder); nothing was saved; give another --out or make room\n"
+    )
 
 
 @pytest.mark.slow

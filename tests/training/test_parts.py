@@ -20,6 +20,7 @@ from metabridge.training.checkpoint import Checkpoint, write_whole
 from metabridge.training.data import Mixture, Share, drop, to_pixels
 from metabridge.training.log import read_metrics
 from metabridge.training.optim import EMA, adamw, learning_rate, swapped
+from metabridge.training.precision import usable
 from metabridge.training.seeds import row_seed
 from metabridge.training.sheet import CELL, sheet
 
@@ -66,6 +67,26 @@ def test_rates_of_the_guidance_rows_and_of_thoughts(tree: Tree) -> None:
     thoughts = [row for row in rows if row.example.thought]
     assert abs(len(empty) / 2000 - 0.1) < 0.03 and all(row.example.thought is None and row.caption == "" for row in empty)
     assert abs(len(thoughts) / 2000 - 0.9 * 0.3) < 0.04 and all(row.caption == row.example.thought for row in thoughts)
+
+
+@pytest.mark.parametrize("think", [0.0, 0.5, 1.0])
+def test_prompts_for_the_sheet(tree: Tree, think: float) -> None:
+    """Also where every row has a thought: then the thoughts, which say what is drawn."""
+    tree["objective"] = {"think": think}
+    mixture = Mixture(Recipe.from_dict(tree))
+    prompts = mixture.prompts(8)
+    assert len(set(prompts)) == 8 and all(prompts) and mixture.prompts(8) == prompts
+    rows = [mixture.rows[0](row_seed(mixture.seed, 0, index, "sheet")) for index in range(400)]
+    assert set(prompts) <= {row.prompt if think < 1 else row.thought for row in rows if think == 1 or row.thought is None}
+
+
+def test_bfloat16_on_a_cpu_without_it_is_float32() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    old, new = {"architecture": "x86_64", "avx2": True}, {"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}
+    assert usable("bfloat16", cpu, old) == "float32"
+    assert usable("bfloat16", cpu, new) == usable("bfloat16", cuda, old) == "bfloat16"
+    assert usable("bfloat16", cpu, {}) == usable("bfloat16", cpu, {"architecture": "aarch64"}) == "bfloat16"  # not known
+    assert usable("float64", cpu, old) == "float64"
 
 
 def test_drops_by_kind_of_row() -> None:
@@ -159,7 +180,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 def test_checkpoints_keep_two_and_name_a_damaged_one(tmp_path: Path) -> None:
     for step in (1, 2, 3):
-        checkpoints.save(tmp_path, Checkpoint(step, {"w": torch.full((2,), float(step))}, {}, None, [0.5], 1.0))
+        checkpoints.save(tmp_path, Checkpoint(step, {"w": torch.full((2,), float(step))}, {}, None, [0.5], 1.0, 0.5, {}))
     assert [path.name for path in checkpoints.paths(tmp_path)] == ["step-000002.pt", "step-000003.pt"]
     newest = checkpoints.latest(tmp_path, torch.device("cpu"))
     assert newest is not None and newest.step == 3 and newest.weights["w"].tolist() == [3, 3]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 
-from metabridge.bridge.artifact import content_hash
+from metabridge.bridge.artifact import content_hash, read_artifact, save_bridge
 from metabridge.bridge.errors import UserError
+from metabridge.training.checkpoint import write_whole
 from metabridge.training.log import read_metrics
 from metabridge.training.train import train
 from tests.runs import made
@@ -67,7 +70,7 @@ def test_two_and_two_steps_are_four_bit_for_bit(tree: Tree, tmp_path: Path) -> N
     lines = [
         [{k: row[k] for k in ("step", "loss", "grad_norm", "lr")} for row in read_metrics(out / "metrics.jsonl")] for out in (whole, parts)
     ]
-    assert lines[0] == lines[1] and len(lines[0]) == 1
+    assert lines[0] == lines[1] and [row["step"] for row in lines[0]] == [3, 4]  # the last step has its line, due or not
 
 
 def test_frozen_weights_are_bit_identical_after_training(tree: Tree, tmp_path: Path) -> None:
@@ -103,6 +106,63 @@ def test_a_finished_run_stays_as_it_is(tree: Tree, tmp_path: Path, capsys: pytes
     assert (out / "bridge/bridge.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("damage", ["gone", "old"])
+def test_a_finished_run_without_its_bridge_writes_it_again(tree: Tree, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "run"
+    train(*made(tree, steps=2), out)
+    whole = (out / "bridge/bridge.safetensors").read_bytes()
+    metrics = read_artifact(out / "bridge").config["metrics"]
+    if damage == "gone":
+        shutil.rmtree(out / "bridge")
+    else:
+        recipe, bridge = made(tree, steps=2)
+        save_bridge(bridge, out / "bridge", recipe, {"steps": 1})
+    assert train(*made(tree, steps=2), out) == 2
+    assert (out / "bridge/bridge.safetensors").read_bytes() == whole
+    assert read_artifact(out / "bridge").config["metrics"] == metrics
+
+
+def test_a_step_is_done_when_its_bridge_is_saved(tree: Tree, tmp_path: Path) -> None:
+    """Where the last bridge cannot be written, the run is not finished, and the same command goes on."""
+    out = tmp_path / "run"
+    train(*made(tree, steps=2), out)
+    (out / ".bridge.new").write_text("in the way")
+    with pytest.raises(UserError, match="the bridge could not be saved"):
+        train(*made(tree), out)
+    (out / ".bridge.new").unlink(missing_ok=True)
+    assert not (out / "checkpoints/step-000004.pt").exists()
+    assert train(*made(tree), out) == 4
+    assert read_artifact(out / "bridge").config["metrics"]["steps"] == 4
+
+
+@pytest.mark.parametrize("part", ["brain", "hand"])
+def test_another_base_under_the_same_name_is_refused(tree: Tree, tmp_path: Path, brain_folder: Path, hand_folder: Path, part: str) -> None:
+    folder = shutil.copytree({"brain": brain_folder, "hand": hand_folder}[part], tmp_path / part)
+    tree[part]["repo"] = str(folder)
+    train(*made(tree, steps=2), tmp_path / "run")
+    shutil.rmtree(folder)
+    {"brain": tiny.make_brain, "hand": tiny.make_hand}[part](folder, seed=1)
+    with pytest.raises(UserError, match=rf"run: holds a run on the {part} .*{part}@main \(fingerprint .*give the {part} it began with"):
+        train(*made(tree), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "line"), [("  ", "prompt: empty"), ("a <|im_end|>", "holds the brain's special token"), ("cat " * 600, "prompt: too long")]
+)
+def test_a_bad_prompt_for_the_sheet_is_heard_of_before_the_first_step(tree: Tree, tmp_path: Path, prompt: str, line: str) -> None:
+    tree["log"] |= {"sample_every": 2, "prompts": ["a cat", prompt]}
+    with pytest.raises(UserError, match=f"log.prompts: .*{line}"):
+        train(*made(tree), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_lines_of_metrics_nothing_piles_up(tree: Tree, tmp_path: Path) -> None:
+    tree["log"]["every"] = 0
+    train(*made(tree), tmp_path / "run")
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+    assert len(checkpoint(tmp_path / "run", 4)["window"]) == 1
+
+
 def test_nan_names_the_step_and_keeps_the_checkpoint(tree: Tree, tmp_path: Path) -> None:
     def poison(step: int, bridge: Any) -> None:
         if step == 3:
@@ -120,16 +180,17 @@ def test_full_disk_is_one_line_and_loses_nothing(tree: Tree, tmp_path: Path) -> 
     out = tmp_path / "run"
     train(*made(tree, steps=2), out)
     kept = out / "checkpoints/step-000002.pt"
-    before = kept.read_bytes(), (out / "bridge/bridge.safetensors").read_bytes()
+    before = kept.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before[0]) // 2, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
         with pytest.raises(UserError) as raised:
             train(*made(tree), out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "the file is too large for this disk or its limit" in str(raised.value) and f"{kept} is kept" in str(raised.value)
-    assert (kept.read_bytes(), (out / "bridge/bridge.safetensors").read_bytes()) == before
+    assert kept.read_bytes() == before
+    assert read_artifact(out / "bridge").config["metrics"]["steps"] in (2, 4)  # the bridge comes first, and it is whole
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]  # nothing half-written
     assert train(*made(tree), out) == 4  # and once there is room, it goes on
 
@@ -140,6 +201,13 @@ def test_unwritable_run_folder(tree: Tree, tmp_path: Path) -> None:
         UserError, match=r"file.*cannot be written \(a part of the path is no folder\); nothing was saved; give another --out"
     ):
         train(*made(tree), tmp_path / "file/run")
+    with pytest.raises(UserError, match=r"cannot be written \(the name is too long\)"):
+        train(*made(tree), tmp_path / ("x" * 300))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.jsonl").mkdir()
+    write_whole(tmp_path / "run/recipe.yaml", made(tree)[0].dump().encode())
+    with pytest.raises(UserError, match=r"metrics.jsonl: cannot be written \(a folder is in its place\)"):
+        train(*made(tree), tmp_path / "run")
 
 
 def test_a_folder_of_something_else_is_refused(tree: Tree, tmp_path: Path) -> None:

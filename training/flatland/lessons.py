@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from metabridge.bridge.thinking import TEMPLATE as THINK_TEMPLATE
 from metabridge.training.flatland.captions import NUMBERS, bare, captioned, counted, noun, plural
 from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS
 from metabridge.training.flatland.prompts import KINDS, draw_reasoning
 from metabridge.training.flatland.world import Scene, draw
 
-# The default of adapters/brains/auto.py: how a brain is asked for a thought.
-THINK_TEMPLATE = "Describe the picture to draw: {prompt}"
 DESCRIBE = "What is in the picture?"
 _HARD = {"negation": 3, "comparison": 3}  # which of two things is meant takes longer to learn than a fact
 

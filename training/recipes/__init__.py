@@ -14,10 +14,16 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def is_file(recipe: str) -> bool:
+    """Whether this means a recipe file, and not a name."""
+    path = Path(recipe)
+    return path.suffix in (".yaml", ".yml") or path.is_file()
+
+
 def find(recipe: str) -> Path:
     """A recipe file, or the name of a shipped one -> its path."""
     path = Path(recipe)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if is_file(recipe):
         if not path.is_file():
             raise UserError(f"recipe {recipe}: no such file; give a recipe file, or a shipped name: {', '.join(names())}")
         return path
