@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
+from metabridge.bridge.files import png
 from metabridge.eval import store
 from metabridge.eval.plan import Plan, Sample
 
@@ -84,17 +83,12 @@ def _keep(sample: Sample, pixels: torch.Tensor, thought: str | None, folder: Pat
     record: dict[str, Any] = {"key": sample.key, "seed": sample.seed, "prompt": sample.item.text, "thought": thought}
     if not torch.isfinite(pixels).all():
         return {**record, "state": MODEL_ERROR, "reason": "the picture has NaN or infinite pixels", "sha256": None}
-    data = _png(pixels, {"prompt": sample.item.text, "thought": thought or "", "seed": str(sample.seed)})
+    data = png(_image(pixels), {"prompt": sample.item.text, "thought": thought or "", "seed": str(sample.seed)})
     store.write(folder / sample.file, data)
     return {**record, "state": OK, "reason": "", "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _png(pixels: torch.Tensor, texts: dict[str, str]) -> bytes:
-    """[3, H, W] in [0, 1] -> a PNG that says what it is."""
+def _image(pixels: torch.Tensor) -> Image.Image:
+    """[3, H, W] in [0, 1] -> 8 bits."""
     values = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu()
-    info = PngInfo()
-    for key, text in texts.items():
-        info.add_itxt(key, text)
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(values)).save(buffer, format="PNG", pnginfo=info)
-    return buffer.getvalue()
+    return Image.fromarray(np.asarray(values))

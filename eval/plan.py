@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.recipe import unknown
 from metabridge.eval import benchmarks, store
 from metabridge.eval.benchmarks import Item
 
@@ -76,23 +77,23 @@ def make(
     generation: Mapping[str, Any],
     code: Mapping[str, Any],
     *,
-    limit: int | None = None,
+    limit: Mapping[str, int] | None = None,
     images: int | None = None,
     baseline: bool = True,
 ) -> Plan:
+    """`limit`: most prompts of a tag or kind, of each of a part, or of `all`; what is named more closely counts."""
     benchmark = benchmarks.load(name)
-    limit, images = benchmark.PROMPTS if limit is None else limit, benchmark.IMAGES if images is None else images
-    if not 1 <= limit <= benchmark.PROMPTS:
-        raise UserError(f"--limit {limit}: {name} has {benchmark.PROMPTS} prompts a tag or kind; give 1 to {benchmark.PROMPTS}")
+    prompts = _prompts(name, limit or {})
+    images = benchmark.IMAGES if images is None else images
     if not 1 <= images <= 1000:
         raise UserError(f"--images {images}: a prompt has 1000 seeds; give 1 to 1000")
-    pairs = benchmark.items(limit)
+    pairs = benchmark.items(prompts)
     identity = {
         "benchmark": {
             "name": name,
             "version": benchmark.VERSION,
             "data_sha256": _data_hash(pairs),
-            "prompts_per_kind": limit,
+            "prompts": prompts,
             "images_per_prompt": images,
             "base_seed": benchmark.BASE_SEED,
         },
@@ -101,6 +102,18 @@ def make(
         "code": dict(code),
     }
     return Plan(identity, tuple(item for item, _ in pairs), {item.id: want for item, want in pairs})
+
+
+def _prompts(name: str, limit: Mapping[str, int]) -> dict[str, int]:
+    """Tag or kind -> its number of prompts."""
+    benchmark = benchmarks.load(name)
+    kinds = {kind: part for part, kinds in benchmark.PARTS.items() for kind in kinds}
+    for key, number in limit.items():
+        if key not in (known := ("all", *benchmark.PARTS, *kinds)):
+            raise UserError(f"--limit {unknown(key, known, f'part, tag or kind of {name}')}")
+        if not 1 <= number <= benchmark.PROMPTS:
+            raise UserError(f"--limit {number}: {name} has {benchmark.PROMPTS} prompts a tag or kind; give 1 to {benchmark.PROMPTS}")
+    return {kind: limit.get(kind, limit.get(part, limit.get("all", benchmark.PROMPTS))) for kind, part in kinds.items()}
 
 
 def save(plan: Plan, folder: Path) -> Plan:
@@ -127,7 +140,7 @@ def load(folder: Path) -> Plan:
         raise UserError(f"{folder}: no plan.json there; `metabridge eval BRIDGE -o {folder}` starts an evaluation")
     identity = store.read_json(path)["identity"]
     asked = identity["benchmark"]
-    pairs = benchmarks.load(asked["name"]).items(asked["prompts_per_kind"])
+    pairs = benchmarks.load(asked["name"]).items(asked["prompts"])
     if (found := _data_hash(pairs)) != asked["data_sha256"]:
         raise UserError(
             f"{folder}: planned on {asked['name']} data {asked['data_sha256'][:12]}, this version has {found[:12]}; "
@@ -141,7 +154,9 @@ def _measured(identity: Mapping[str, Any]) -> dict[str, Any]:
     bridge = identity["bridge"]
     parts = {f"{part} fingerprint": bridge[part]["fingerprint"][:16] for part in ("brain", "hand")}
     own = {"bridge fingerprint": bridge["fingerprint"][:16], **parts}
-    return {**{f"benchmark {k}": v for k, v in identity["benchmark"].items()}, **own, **identity["generation"]}
+    benchmark = {f"benchmark {k}": v for k, v in identity["benchmark"].items() if k != "prompts"}
+    prompts = {f"number of {kind} prompts": number for kind, number in identity["benchmark"]["prompts"].items()}
+    return {**prompts, **benchmark, **own, **identity["generation"]}
 
 
 def _data_hash(pairs: list[tuple[Item, Any]]) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 import jinja2
 
 from metabridge.eval import plot, sheet, store
-from metabridge.eval.plan import Plan
 from metabridge.eval.result import BASELINE, Cell, Group
 from metabridge.eval.score import Scored
 
@@ -93,24 +92,36 @@ def write(page: Page, path: Path) -> Path:
     return path
 
 
-def page(plan: Plan, scored: Sequence[Scored], result: Mapping[str, Any], folder: Path) -> Page:
+def page(scored: Sequence[Scored], result: Mapping[str, Any], folder: Path) -> Page:
     """The report of one evaluation; its contact sheets are written on the way."""
-    benchmark, bridge = plan.benchmark, plan.identity["bridge"]
+    benchmark, bridge = result["identity"]["benchmark"], result["identity"]["bridge"]
     results = {"bridge": result}
     return Page(
         title=f"{benchmark['name']}: {bridge['name']}",
-        lead=f"{benchmark['prompts_per_kind']} prompts a tag or kind, {benchmark['images_per_prompt']} pictures a prompt, "
-        "scored exactly from pixels.",
+        lead=f"{size(benchmark)}, scored exactly from pixels.",
         cards=cards(result),
         tables=[
             (composition(results), [composition_plot(results)]),
             (reasoning(results), [reasoning_plot(result)]),
             *((table, []) for table in held_out(result)),
         ],
-        sheets=sheets(plan, scored, folder),
+        sheets=sheets(scored, folder),
         identity=identity(result["identity"]),
         warnings=warnings(result),
     )
+
+
+def size(benchmark: Mapping[str, Any]) -> str:
+    """ "100 prompts of each tag and kind, 2 pictures a prompt", or how many of which."""
+    kinds: dict[int, list[str]] = {}
+    for kind, number in benchmark["prompts"].items():
+        kinds.setdefault(number, []).append(NAMES.get(kind, kind))
+    numbers = sorted(kinds, reverse=True)
+    prompts = (
+        [f"{number} of {', '.join(kinds[number])}" for number in numbers] if len(numbers) > 1 else [f"{numbers[0]} of each tag and kind"]
+    )
+    pictures = benchmark["images_per_prompt"]
+    return f"Prompts: {'; '.join(prompts)}. {pictures} picture{'s' if pictures > 1 else ''} a prompt"
 
 
 def cards(result: Mapping[str, Any]) -> list[tuple[str, Entry, str]]:
@@ -211,7 +222,8 @@ def held_out(result: Mapping[str, Any]) -> list[Table]:
     groups: list[tuple[str, str, str, list[tuple[str, Any]]]] = [
         (
             "Held-out color and shape pairs",
-            "No training of the hand or the connector showed these pairs; each color and each shape occurred in others.",
+            "Neither the hand's denoiser and text encoder nor the connector were trained on these pairs, though on each color and each "
+            "shape in others. The hand's autoencoder, which knows pixels and no words, was.",
             "tag",
             [("bridge", lambda r: r["scores"]["composition"]), (NATIVE, lambda r: r["baselines"].get(BASELINE, {}).get("composition"))],
         ),
@@ -252,7 +264,7 @@ def _table(title: str, note: str, label: str, columns: Sequence[tuple[str, Group
     return Table(title, note, (label, *(name for name, _, _ in columns)), rows)
 
 
-def sheets(plan: Plan, scored: Sequence[Scored], folder: Path) -> list[tuple[str, list[Figure]]]:
+def sheets(scored: Sequence[Scored], folder: Path) -> list[tuple[str, list[Figure]]]:
     """Write `sheets/<row>-<kind>.png` and hand them back for the page, grouped as in SECTIONS."""
     sections = []
     for row, part, title in SECTIONS:

@@ -29,9 +29,8 @@ def summarize(plan: Plan, scored: Sequence[Scored]) -> dict[str, Any]:
     }
 
 
-def write(result: dict[str, Any], folder: Path) -> Path:
+def write(result: dict[str, Any], folder: Path) -> None:
     store.write_json(folder / "result.json", result)
-    return folder / "result.json"
 
 
 def _tables(scored: Sequence[Scored], chance: Callable[[str], float | None]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.files import write_whole
 
 
 @contextmanager
@@ -25,19 +26,9 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write(path: Path, data: bytes) -> None:
-    """All of it or nothing: temporary name, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_whole(path, data)
 
 
 def write_json(path: Path, tree: Any) -> None:

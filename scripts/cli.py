@@ -84,8 +84,13 @@ def generate(
 @app.command(name="eval")
 def evaluate(
     words: Annotated[list[str], typer.Argument(metavar="BRIDGE | STAGE DIR...", help="STAGE: plan generate score report compare list.")],
-    suite: Annotated[str, typer.Option("--suite", metavar="NAME", help="What to measure (metabridge ls benchmarks).")] = "flatland",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Prompts per tag or kind.")] = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", metavar="NAME", help="What to measure (metabridge ls benchmarks); flatland if not given.")
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="N|NAME=N", help="Prompts per tag or kind, or of one (as reasoning=8); may be repeated."),
+    ] = None,
     images: Annotated[int | None, typer.Option("--images", min=1, help="Images per prompt.")] = None,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="Score the hand's own text encoder too.")] = True,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; the hand's default if not given.")] = None,
@@ -93,9 +98,9 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where plan, images and results go.")] = None,
 ) -> None:
     """Draw a suite's prompts and score the drawings. To resume, run the same command again."""
-    from metabridge.scripts.eval import eval_command
+    from metabridge.scripts.eval import Options, eval_command
 
-    eval_command(words, suite, limit, images, baseline, steps, guidance, out)
+    eval_command(words, Options(suite, tuple(limit or ()), images, baseline, steps, guidance), out)
 
 
 @app.command()

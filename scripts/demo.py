@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import shlex
 import sys
@@ -14,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.recipe import Recipe
-from metabridge.scripts.eval import console, draw, make_plan, rich_table, score
+from metabridge.scripts.eval import Evaluation, Options, console, draw, make_plan, rich_table, say, score
 from metabridge.training import recipes
 
 if TYPE_CHECKING:
     from metabridge.bridge.pipeline import BridgePipeline
-    from metabridge.eval.plan import Plan
-    from metabridge.eval.score import Scored
+    from metabridge.eval.report import Page
 
-LIMIT, IMAGES = 8, 1  # prompts a tag or kind, pictures a prompt: small, so that the whole demo fits in eight minutes
+# Prompts for the trained bridge, and for the one beside it; a picture each. Few enough that the whole demo fits in eight minutes.
+LIMITS = ("20", "single=40", "reasoning=8"), ("8",)
 PLAIN = ("a red star", "three hearts", "four circles", "a green circle and a yellow star", "a purple triangle above an orange circle")
 THINK = (
     "a square with the color of a ripe banana",
@@ -32,14 +31,14 @@ THINK = (
     "the larger group: two stars or three circles",
 )
 SEED = 1
-Found = Mapping[str, "tuple[Plan, list[Scored], Path]"]
+Limits = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def demo_command(out: Path) -> None:
     demo(Recipe.load(recipes.find("flatland-demo")), "flatland", out, f"metabridge train flatland-demo --out {out}/run")
 
 
-def demo(recipe: Recipe, beside: str, out: Path, train_command: str, limit: int = LIMIT, images: int = IMAGES) -> None:
+def demo(recipe: Recipe, beside: str, out: Path, train_command: str, limits: Limits = LIMITS) -> None:
     """Train `recipe`, draw, score; score the bridge `beside` in the same way."""
     from metabridge.eval import report, store
     from metabridge.scripts.generate import load
@@ -59,27 +58,26 @@ def demo(recipe: Recipe, beside: str, out: Path, train_command: str, limit: int 
     )
 
     found = {}
-    for name, pipeline in pipelines.items():
+    for (name, pipeline), limit in zip(pipelines.items(), limits, strict=True):
         folder, own = out / f"eval-{name}", name == "demo"
+        options = Options("flatland", limit, images=1, baseline=own)
         with seconds(f"score {name}"):
-            planned = make_plan(pipeline, folder, limit=limit, images=images, baseline=own)
+            planned = make_plan(pipeline, folder, options)
             draw(planned, folder, pipeline, f"drawing, {name}")
-            found[name] = (planned, score(planned, folder), folder)
-        given = f"{out}/run" if own else beside
-        options = f"--limit {limit} --images {images}{'' if own else ' --no-baseline'}"
+            found[name] = score(planned, folder)
         what = "draws and scores the suite" + (
             " with the trained bridge and with the hand's own text encoder" if own else " with the shipped bridge"
         )
-        commands.append((f"metabridge eval {given} --suite flatland {options} -o {folder}", what))
+        words = ["metabridge", "eval", f"{out}/run" if own else beside, *options.words(), "-o", str(folder)]
+        commands.append((shlex.join(words), what))
 
-    results, page = pages(found, samples, out, commands, seconds)
-    report.write(page, out / "report.html")
+    results = {name: done.result for name, done in found.items()}
+    report.write(page(found, samples, out, commands, seconds), out / "report.html")
     store.write_json(out / "report.json", tree(results, other, out, seconds))
     console.print(rich_table(report.headline(results)), "")
-    console.print(
+    say(
         f"{sum(seconds.spent.values()):.0f} s in all, {peak_gigabytes():.1f} GB at most. Open {out / 'report.html'}; "
-        f"numbers: {out / 'report.json'}, pictures: {out / 'samples.png'}",
-        soft_wrap=True,
+        f"numbers: {out / 'report.json'}, pictures: {out / 'samples.png'}"
     )
 
 
@@ -92,41 +90,37 @@ def train(recipe: Recipe, run: Path, seconds: Seconds) -> None:
     with seconds("train"):
         done = train_loop(recipe, assemble(recipe), run)
     if done < recipe.train.steps:
-        console.print(
-            f"stopped at step {done} of {recipe.train.steps}; to go on: {shlex.join(['metabridge', *sys.argv[1:]])}", soft_wrap=True
-        )
+        say(f"stopped at step {done} of {recipe.train.steps}; to go on: {shlex.join(['metabridge', *sys.argv[1:]])}")
         sys.exit(130)
 
 
 def draw_samples(pipeline: BridgePipeline, out: Path, name: str) -> bytes:
     """A sheet of example prompts, the last ones with a thought: samples.png, or samples-<name>.png of another bridge."""
+    from metabridge.bridge.sheet import compose, shown
     from metabridge.eval import sheet
 
     tiles = []
     for prompts, think in ((PLAIN, False), (THINK, True)):
         drawn = pipeline(list(prompts), think=think, seeds=[SEED] * len(prompts))
-        tiles += [sheet.shown(*one) for one in zip(drawn.images, prompts, drawn.thoughts, strict=True)]
-    return sheet.save(sheet.compose(tiles, columns=5), out / ("samples.png" if name == "demo" else f"samples-{name}.png"))
+        tiles += [shown(*one) for one in zip(drawn.images, prompts, drawn.thoughts, strict=True)]
+    return sheet.save(compose(tiles, columns=5), out / ("samples.png" if name == "demo" else f"samples-{name}.png"))
 
 
-def pages(found: Found, samples: Mapping[str, bytes], out: Path, commands: Sequence[tuple[str, str]], seconds: Seconds) -> tuple[Any, Any]:
-    """Results by name, and the page over all of them."""
-    from metabridge.eval import plot, report, result
+def page(
+    found: Mapping[str, Evaluation], samples: Mapping[str, bytes], out: Path, commands: Sequence[tuple[str, str]], seconds: Seconds
+) -> Page:
+    """The report over all of them."""
+    from metabridge.eval import plot, report
 
-    results = {name: result.summarize(planned, scored) for name, (planned, scored, _) in found.items()}
+    results = {name: done.result for name, done in found.items()}
     own = results["demo"]
     steps, losses = zip(*loss_curve(out / "run"), strict=True)
-    sheets = [
-        (f"{title} ({name})", figures)
-        for name, (planned, scored, folder) in found.items()
-        for title, figures in report.sheets(planned, scored, folder)
-    ]
-    benchmark = own["identity"]["benchmark"]
-    page = report.Page(
+    sheets = [(f"{title} ({name})", figures) for name, done in found.items() for title, figures in report.sheets(done.scored, done.folder)]
+    return report.Page(
         title="metabridge demo",
-        lead=f"A connector trained on Flatland in {seconds.spent['train']:.0f} s, what it draws, and how right that is: "
-        f"{benchmark['prompts_per_kind']} prompts a tag or kind, {benchmark['images_per_prompt']} picture(s) a prompt, scored exactly "
-        "from pixels. Beside it the shipped bridge, trained alike but longer.",
+        lead=f"A connector trained on Flatland in {seconds.spent['train']:.0f} s, what it draws, and how right that is, "
+        f"scored exactly from pixels. Beside it the shipped bridge, trained alike but longer. {report.size(own['identity']['benchmark'])}; "
+        "fewer with the shipped bridge.",
         cards=report.cards(own),
         commands=[(command, what, f"{spent:.0f} s") for (command, what), spent in zip(commands, seconds.spent.values(), strict=True)],
         before=[
@@ -143,7 +137,6 @@ def pages(found: Found, samples: Mapping[str, bytes], out: Path, commands: Seque
         identity=[line for name, one in results.items() for line in report.identity(one["identity"], f"{name}: ")],
         warnings=[line for one in results.values() for line in report.warnings(one)],
     )  # fmt: skip
-    return results, page
 
 
 def tree(results: Mapping[str, Any], other: str, out: Path, seconds: Seconds) -> dict[str, Any]:
@@ -172,8 +165,10 @@ class Seconds:
     """Time spent on each stage, over all the runs that the demo took."""
 
     def __init__(self, path: Path) -> None:
+        from metabridge.eval import store
+
         self.path = path
-        self.spent: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self.spent: dict[str, float] = store.read_json(path) if path.exists() else {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:

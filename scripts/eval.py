@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,27 +29,48 @@ if TYPE_CHECKING:
     from metabridge.eval.report import Table
     from metabridge.eval.score import Scored
 
+SUITE = "flatland"  # unless --suite says otherwise
 STAGES = ("plan", "generate", "score", "report", "compare", "list")
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)  # tables in a file or a pipe keep their lines whole
 
 
-def eval_command(
-    words: Sequence[str],
-    suite: str,
-    limit: int | None,
-    images: int | None,
-    baseline: bool,
-    steps: int | None,
-    guidance: float | None,
-    out: Path | None,
-) -> None:
+@dataclass(frozen=True)
+class Options:
+    """What is drawn and how; None is the benchmark's or the hand's default."""
+
+    suite: str | None = None
+    limit: tuple[str, ...] = ()  # "20", "reasoning=8", "single=40"
+    images: int | None = None
+    baseline: bool = True
+    steps: int | None = None
+    guidance: float | None = None
+
+    def words(self) -> list[str]:
+        """As they are written on the command line."""
+        words = [] if self.suite is None else ["--suite", self.suite]
+        for limit in self.limit:
+            words += ["--limit", limit]
+        for name in ("images", "steps", "guidance"):
+            if (value := getattr(self, name)) is not None:
+                words += [f"--{name}", f"{value:g}"]
+        return words if self.baseline else [*words, "--no-baseline"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A folder whose pictures are scored."""
+
+    folder: Path
+    scored: Sequence[Scored]
+    result: dict[str, Any]
+
+
+def eval_command(words: Sequence[str], options: Options, out: Path | None) -> None:
     stage, rest = (words[0], list(words[1:])) if words[0] in STAGES else ("", list(words))
-    options = {"--limit": limit, "--images": images, "--no-baseline": None if baseline else True, "--steps": steps, "--guidance": guidance}
-    given = [name for name, value in {**options, "-o": out}.items() if value is not None]
     if stage in ("", "plan"):
         (bridge,) = exactly(rest, 1, f"metabridge eval {stage and stage + ' '}BRIDGE -o DIR")
-        return evaluate(bridge, suite, limit, images, baseline, steps, guidance, out, only_plan=stage == "plan")
-    if given:
+        return evaluate(bridge, options, out or Path("evals") / Path(bridge).name, only_plan=stage == "plan")
+    if given := [*options.words(), *(["-o"] if out else [])]:
         raise UserError(f"{given[0]}: has no effect on {stage}; the folder's plan.json says what is drawn")
     if stage == "list":
         from metabridge.scripts.ls import ls_command
@@ -66,29 +88,19 @@ def exactly(words: Sequence[str], count: int, usage: str) -> Sequence[str]:
     return words
 
 
-def evaluate(
-    bridge: str,
-    suite: str,
-    limit: int | None,
-    images: int | None,
-    baseline: bool,
-    steps: int | None,
-    guidance: float | None,
-    out: Path | None,
-    only_plan: bool,
-) -> None:
+def evaluate(bridge: str, options: Options, folder: Path, only_plan: bool) -> None:
     from metabridge.eval import benchmarks
     from metabridge.scripts.generate import load
 
-    benchmarks.load(suite)
+    benchmarks.load(options.suite or SUITE)
+    limits(options.limit)
     pipeline = load(bridge)
-    folder = out or Path("evals") / Path(bridge).name
-    planned = make_plan(pipeline, folder, suite, limit=limit, images=images, baseline=baseline, steps=steps, guidance=guidance)
+    planned = make_plan(pipeline, folder, options)
     say_plan(planned, folder)
     if only_plan:
         return
     draw(planned, folder, pipeline)
-    finish(planned, score(planned, folder), folder)
+    show(score(planned, folder))
 
 
 def run_stage(stage: str, folder: Path) -> None:
@@ -106,39 +118,44 @@ def run_stage(stage: str, folder: Path) -> None:
             raise UserError(f"{bridge['name']}: fingerprint {found[:16]}, planned was {bridge['fingerprint'][:16]}; plan anew with -o")
         draw(planned, folder, pipeline)
     elif stage == "score":
-        score(planned, folder)
+        done = score(planned, folder)
+        right, states = sum(s.correct for s in done.scored), done.result["pictures"]
+        counts = ", ".join(f"{state} {number}" for state, number in states.items())
+        say(f"{len(done.scored)} pictures ({counts}): {right} right. Result: {folder / 'result.json'}")
     else:
-        finish(planned, read(planned, folder), folder)
+        show(summarize(planned, read(planned, folder), folder))
 
 
-def make_plan(
-    pipeline: BridgePipeline,
-    folder: Path,
-    suite: str = "flatland",
-    *,
-    limit: int | None = None,
-    images: int | None = None,
-    baseline: bool = True,
-    steps: int | None = None,
-    guidance: float | None = None,
-) -> Plan:
+def make_plan(pipeline: BridgePipeline, folder: Path, options: Options) -> Plan:
     """The plan in the folder, made if it is not there."""
     from metabridge.eval import plan
 
-    hand = pipeline.bridge.hand
+    hand, baseline = pipeline.bridge.hand, options.baseline
     if baseline and hand.describe([""]) is None:
-        console.print("the hand has no text encoder of its own: no baseline")
+        say("the hand has no text encoder of its own: no baseline")
         baseline = False
     generation = {
-        "num_inference_steps": hand.default_steps if steps is None else steps,
-        "guidance_scale": hand.default_guidance if guidance is None else guidance,
+        "num_inference_steps": hand.default_steps if options.steps is None else options.steps,
+        "guidance_scale": hand.default_guidance if options.guidance is None else options.guidance,
         "height": hand.default_size[0],
         "width": hand.default_size[1],
         "think_mode": "always",
         "batch_size": pipeline.batch_size,
     }
-    made = plan.make(suite, describe(pipeline), generation, code(), limit=limit, images=images, baseline=baseline)
+    suite, limit = options.suite or SUITE, limits(options.limit)
+    made = plan.make(suite, describe(pipeline), generation, code(), limit=limit, images=options.images, baseline=baseline)
     return plan.save(made, folder)
+
+
+def limits(words: Sequence[str]) -> dict[str, int]:
+    """("20", "single=40") -> {"all": 20, "single": 40}."""
+    found = {}
+    for word in words:
+        name, equals, number = word.rpartition("=")
+        if not number.isdecimal() or (equals and not name):
+            raise UserError(f"--limit {word}: give a number of prompts, as 20, or one of a part, tag or kind, as reasoning=8")
+        found[name or "all"] = int(number)
+    return found
 
 
 def describe(pipeline: BridgePipeline) -> dict[str, Any]:
@@ -171,10 +188,9 @@ def say_plan(planned: Plan, folder: Path) -> None:
     benchmark, rows = planned.benchmark, planned.identity["generation"]["rows"]
     samples = planned.samples()
     counts = ", ".join(f"{row} {sum(s.row == row for s in samples)}" for row in rows)
-    console.print(
+    say(
         f"{benchmark['name']} v{benchmark['version']}: {len(planned.items)} prompts x {benchmark['images_per_prompt']}, "
-        f"{len(samples)} pictures ({counts}) into {folder}",
-        soft_wrap=True,
+        f"{len(samples)} pictures ({counts}) into {folder}"
     )
 
 
@@ -185,28 +201,31 @@ def draw(planned: Plan, folder: Path, pipeline: BridgePipeline, label: str = "dr
         generate(planned, folder, pipeline, hear)
 
 
-def score(planned: Plan, folder: Path) -> list[Scored]:
-    from metabridge.eval import result
+def score(planned: Plan, folder: Path) -> Evaluation:
     from metabridge.eval.score import score as score_pictures
 
-    scored = score_pictures(planned, folder)
-    result.write(result.summarize(planned, scored), folder)
-    return scored
+    return summarize(planned, score_pictures(planned, folder), folder)
 
 
-def finish(planned: Plan, scored: Sequence[Scored], folder: Path) -> None:
-    """Tables on the console, the same and the contact sheets in report.html."""
-    from metabridge.eval import report, result
+def summarize(planned: Plan, scored: Sequence[Scored], folder: Path) -> Evaluation:
+    from metabridge.eval import result
 
     summary = result.summarize(planned, scored)
-    results = {"bridge": summary}
-    for table in (report.composition(results), report.reasoning(results), *report.held_out(summary)):
-        console.print(rich_table(table), "")
-    for line in report.warnings(summary):
-        console.print(f"[yellow]{line}")
     result.write(summary, folder)
-    page = report.write(report.page(planned, scored, summary, folder), folder / "report.html")
-    console.print(f"95% intervals over prompts. Result: {folder / 'result.json'}, report: {page}", soft_wrap=True)
+    return Evaluation(folder, scored, summary)
+
+
+def show(done: Evaluation) -> None:
+    """Tables on the console, the same and the contact sheets in report.html."""
+    from metabridge.eval import report
+
+    results = {"bridge": done.result}
+    for table in (report.composition(results), report.reasoning(results), *report.held_out(done.result)):
+        console.print(rich_table(table), "")
+    for line in report.warnings(done.result):
+        console.print(f"[yellow]{line}")
+    page = report.write(report.page(done.scored, done.result, done.folder), done.folder / "report.html")
+    say(f"95% intervals over prompts. Result: {done.folder / 'result.json'}, report: {page}")
 
 
 def compare(first: Path, second: Path) -> None:
@@ -227,15 +246,20 @@ def compare(first: Path, second: Path) -> None:
             console.print(rich_table(report.comparison(title, (str(first), str(second)), groups, gap)))
 
 
+def say(line: str) -> None:
+    """A line as it is: a path may hold what would be markup."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
 def rich_table(table: Table) -> RichTable:
-    rich = RichTable(title=table.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    rich = RichTable(title=escape(table.title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, column in enumerate(table.columns):
-        rich.add_column(column, justify="right" if number else "left")
+        rich.add_column(escape(column), justify="right" if number else "left")
     for label, entries in table.rows:
         # [0.50, 1.00] as [.50 1]: a table of four numbers then fits a terminal of 80 columns
         small = (re.sub(r"\b0\.", ".", e.interval).replace(",", "").replace("1.00", "1") for e in entries)
         cells = (f"{e.value} [dim]{escape(interval)}[/dim]" for e, interval in zip(entries, small, strict=True))
-        rich.add_row(label, *cells, style="bold" if label == "overall" else "")
+        rich.add_row(escape(label), *cells, style="bold" if label == "overall" else "")
     return rich
 
 
@@ -245,7 +269,7 @@ def bar(label: str, total: int) -> Iterator[Hear]:
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
     start, done, drawn, told = time.monotonic(), 0, 0, 0
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=total, pace="")
+        task = progress.add_task(escape(label), total=total, pace="")
 
         def hear(pictures: int, fresh: bool) -> None:
             nonlocal start, done, drawn, told
@@ -256,7 +280,7 @@ def bar(label: str, total: int) -> Iterator[Hear]:
             pace = f"{rate:.1f} pictures/s  ETA {(total - done) / rate:.0f} s" if drawn else ""
             progress.update(task, completed=done, pace=pace)
             if progress.disable and drawn and (done - told >= total / 10 or done == total):
-                console.print(f"{label} {done}/{total}  {pace}")
+                say(f"{label} {done}/{total}  {pace}")
                 told = done
 
         yield hear

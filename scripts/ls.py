@@ -59,9 +59,11 @@ def recipes(kind: str) -> list[dict[str, str]]:
 
 def benchmarks(kind: str) -> list[dict[str, str]]:
     """One file a benchmark; its first line says what it measures."""
+    from metabridge.eval.benchmarks import names
+
     folder = files("metabridge.eval") / "benchmarks"
-    found = {entry.name.removesuffix(".py"): entry for entry in folder.iterdir() if entry.name.endswith(".py") and entry.name[0] != "_"}
-    return [{"name": name, "status": "available", "reason": headline(found[name].read_text(encoding="utf-8"))} for name in sorted(found)]
+    sources = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in names()}
+    return [{"name": name, "status": "available", "reason": headline(source)} for name, source in sources.items()]
 
 
 def headline(source: str) -> str:

@@ -20,6 +20,14 @@ from metabridge.bridge.recipe import Recipe
 
 
 @pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The data beside the checkout: benchmarks and what their official scorers answer."""
+    if "METABRIDGE_TEST_DATA" not in os.environ:
+        pytest.skip("METABRIDGE_TEST_DATA is not set: no benchmark data to test with")
+    return Path(os.environ["METABRIDGE_TEST_DATA"])
+
+
+@pytest.fixture(scope="session")
 def brain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_brain(tmp_path_factory.mktemp("tiny") / "brain")
 

@@ -1,13 +1,13 @@
 """One file a benchmark; the file's name is its name on the command line.
 
-Each has VERSION, PROMPTS and IMAGES (a tag or kind), BASE_SEED, and the functions `items(limit)`, `chance(kind)` and
-`correct(image, item)`.
+Each has VERSION, PARTS, PROMPTS and IMAGES, BASE_SEED, and the functions `items(prompts)`, `chance(kind)` and `correct(image, want)`.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -32,12 +32,13 @@ class Item:
 
 class Benchmark(Protocol):
     VERSION: int
+    PARTS: Mapping[str, tuple[str, ...]]  # part -> its tags or kinds
     PROMPTS: int  # a tag or kind, in the full suite
     IMAGES: int  # a prompt
     BASE_SEED: int
 
-    def items(self, limit: int) -> list[tuple[Item, Any]]:
-        """Prompts of every tag and kind, each with what its picture must show. A smaller limit gives a part of a greater one."""
+    def items(self, prompts: Mapping[str, int]) -> list[tuple[Item, Any]]:
+        """So many prompts of each tag and kind, each with what its picture must show. Fewer are a part of more."""
 
     def chance(self, kind: str) -> float | None:
         """What guessing scores on a kind; None where the benchmark does not say."""

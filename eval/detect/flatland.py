@@ -1,4 +1,8 @@
-"""The exact checker of Flatland: pixels -> objects, by connected components, their median color and their outline. No judge."""
+"""The exact checker of Flatland: pixels -> objects, without a judge.
+
+An object is a connected component. It has the color of the palette that most of its inner pixels are nearest to, and the shape whose
+template it fits best.
+"""
 
 from __future__ import annotations
 

@@ -8,4 +8,4 @@ from tests.eval.oracle import BRIDGE, CODE, GENERATION
 
 @pytest.fixture
 def small_plan() -> plan.Plan:
-    return plan.make("flatland", BRIDGE, GENERATION, CODE, limit=4, images=2)
+    return plan.make("flatland", BRIDGE, GENERATION, CODE, limit={"all": 4}, images=2)

@@ -43,7 +43,9 @@ class Oracle:
     calls: list[tuple[str, int]] = field(default_factory=list)  # row, pictures
 
     def __post_init__(self) -> None:
-        self.prompts = {item.text: (item, want) for item, want in benchmarks.load("flatland").items(100)}
+        suite = benchmarks.load("flatland")
+        everything = suite.items({kind: suite.PROMPTS for kinds in suite.PARTS.values() for kind in kinds})
+        self.prompts = {item.text: (item, want) for item, want in everything}
 
     def __call__(self, prompt: list[str], *, think: bool, seeds: list[int], output_type: str, **settings: Any) -> PipelineOutput:
         thoughts = [self.prompts[text][0].rewrite if think else None for text in prompt]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from metabridge.adapters import assemble
 from metabridge.bridge.artifact import save_bridge
+from metabridge.bridge.errors import UserError
 from metabridge.bridge.recipe import Recipe
 from metabridge.scripts.demo import PLAIN, THINK, demo
 from tests.tiny import recipe_tree
@@ -25,16 +26,26 @@ def test_demo(brain_folder: Path, hand_folder: Path, tmp_path: Path, capsys: pyt
     save_bridge(assemble(recipe), shipped, recipe, {})
     out = tmp_path / "demo"
 
-    demo(recipe, str(shipped), out, "metabridge train tiny", limit=1, images=1)
+    limits = ("1", "single=2"), ("1",)
+    demo(recipe, str(shipped), out, "metabridge train tiny", limits)
 
     report = json.loads((out / "report.json").read_text())
-    assert report["scores"]["composition"]["single"]["n"] == 1
+    assert report["scores"]["composition"]["single"]["n"] == 2
+    assert report["baselines"]["shipped"]["composition"]["single"]["n"] == 1
     assert report["baselines"].keys() == {"hand_text_encoder", "shipped"}
     assert report["baselines"]["shipped"]["reasoning"]["think"]["overall"]["n"] == 7
     assert report["training"]["steps"] == 3 and report["seconds"]["train"] > 0
     assert report["identity"]["bridge"]["fingerprint"] != report["baselines"]["shipped"]["identity"]["bridge"]["fingerprint"]
     page = (out / "report.html").read_text()
-    for text in ("metabridge train tiny", "metabridge eval", "Samples", "Training", "Composition", "Reasoning", "Contact sheets"):
+    for text in (
+        "metabridge train tiny",
+        f"metabridge eval {out}/run --suite flatland --limit 1 --limit single=2 --images 1 -o {out}/eval-demo",
+        "Samples",
+        "Training",
+        "Composition",
+        "Reasoning",
+        "Contact sheets",
+    ):
         assert text in page
     with Image.open(out / "samples.png") as samples:
         assert samples.width > 900
@@ -44,7 +55,11 @@ def test_demo(brain_folder: Path, hand_folder: Path, tmp_path: Path, capsys: pyt
 
     pictures = {path: path.stat().st_mtime_ns for path in out.rglob("images/**/*.png")}
     AcceleratorState._reset_state(True)
-    demo(recipe, str(shipped), out, "metabridge train tiny", limit=1, images=1)
+    demo(recipe, str(shipped), out, "metabridge train tiny", limits)
     assert pictures == {path: path.stat().st_mtime_ns for path in out.rglob("images/**/*.png")}
     again = json.loads((out / "report.json").read_text())
     assert again["scores"] == report["scores"]
+
+    (out / "seconds.json").write_text("{")
+    with pytest.raises(UserError, match=r"seconds.json: cannot be read .*; remove it and run again"):
+        demo(recipe, str(shipped), out, "metabridge train tiny", limits)

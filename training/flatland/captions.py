@@ -73,12 +73,12 @@ def counted(number: int, color: str | None, shape: str) -> str:
     return f"{NUMBERS[number]} {color + ' ' if color else ''}{plural(shape)}"
 
 
-def two(rng: random.Random, distinct: bool = True, **kw: bool) -> list[tuple[str, str]]:
-    """Two (color, shape) pairs of different shapes (and, half of the time by chance, colors)."""
-    first = pick(rng, **kw)
+def two(rng: random.Random, allow_held_out: bool = False) -> list[tuple[str, str]]:
+    """Two (color, shape) pairs of different shapes; their colors may be the same."""
+    first = pick(rng, allow_held_out)
     while True:
-        second = pick(rng, **kw)
-        if second[1] != first[1] or (not distinct and second != first):
+        second = pick(rng, allow_held_out)
+        if second[1] != first[1]:
             return [first, second]
 
 

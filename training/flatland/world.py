@@ -24,7 +24,8 @@ COLORS = {
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 RELATIONS = ("left", "right", "above", "below")
 
-# A tenth of the color x shape pairs never occurs in the training of a hand or a connector; each color and each shape occurs in other pairs.
+# A tenth of the color x shape pairs never occurs in the training of the hand's denoiser and text encoder or of a connector; each color and
+# each shape occurs in other pairs. The hand's autoencoder, which knows no words, sees all pairs, and so does the brain.
 HELD_OUT_PAIRS = frozenset({("orange", "heart"), ("purple", "square"), ("blue", "triangle"), ("yellow", "cross")})
 
 _SUPERSAMPLE = 4
@@ -47,10 +48,6 @@ class Object:
 @dataclass(frozen=True)
 class Scene:
     objects: tuple[Object, ...]  # in reading order
-
-
-def held_out(color: str, shape: str) -> bool:
-    return (color, shape) in HELD_OUT_PAIRS
 
 
 def outline(shape: str, x: float, y: float, size: float) -> list[tuple[float, float]]:
@@ -111,9 +108,9 @@ def arrange(rng: random.Random, kinds: list[tuple[str, str]], column: bool = Fal
     )
 
 
-def pick(rng: random.Random, shape: str | None = None, color: str | None = None, allow_held_out: bool = False) -> tuple[str, str]:
-    """A (color, shape) pair; what is None is drawn at random, by default among the pairs that are not held out."""
+def pick(rng: random.Random, allow_held_out: bool = False) -> tuple[str, str]:
+    """A (color, shape) pair, by default among those that are not held out."""
     while True:
-        pair = (color or rng.choice(list(COLORS)), shape or rng.choice(SHAPES))
-        if allow_held_out or pair not in HELD_OUT_PAIRS or (shape and color):
+        pair = (rng.choice(list(COLORS)), rng.choice(SHAPES))
+        if allow_held_out or pair not in HELD_OUT_PAIRS:
             return pair
