@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
 from torch.nn.parallel import DistributedDataParallel
 
 from metabridge.bridge.artifact import save_bridge
@@ -20,6 +21,7 @@ from metabridge.bridge.errors import UserError
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.pipeline import BridgePipeline, as_examples
 from metabridge.bridge.recipe import Recipe
+from metabridge.bridge.sheet import compose, shown
 from metabridge.training import checkpoint as checkpoints
 from metabridge.training.checkpoint import Checkpoint
 from metabridge.training.data import Mixture, Share, batches
@@ -28,7 +30,6 @@ from metabridge.training.optim import EMA, adamw, learning_rate, swapped
 from metabridge.training.precision import usable
 from metabridge.training.run_folder import bridge_steps, claim, disk, resume
 from metabridge.training.seeds import row_seed
-from metabridge.training.sheet import sheet
 from metabridge.training.stop import Stop
 
 Callback = Callable[[int, Bridge], None]  # called on every process after a step, with the number of steps done
@@ -38,7 +39,9 @@ SHEET = 8  # drawings on a sample sheet
 def train(recipe: Recipe, bridge: Bridge, out: Path, callbacks: Sequence[Callback] = ()) -> int:
     """Train what the recipe trains, from the newest checkpoint on. Returns the steps done: fewer than asked for after Ctrl-C."""
     settings = recipe.train
-    precision = usable(settings.precision, PartialState().device)
+    # the first PartialState decides for the whole process, so it is asked for as Accelerator would
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    precision = usable(settings.precision, device)
     accelerator = Accelerator(mixed_precision="bf16" if precision == "bfloat16" else "no")
     main = accelerator.is_main_process
     mixture = Mixture(recipe)
@@ -154,5 +157,6 @@ def draw_sheet(pipeline: BridgePipeline, prompts: Sequence[str], seed: int, out:
     images = pipeline(list(prompts), seeds=[seed + index for index in range(len(prompts))]).images
     path = out / "samples" / f"step-{step:06d}.png"
     path.parent.mkdir(exist_ok=True)
-    sheet(images, prompts, f"{pipeline.name} · step {step}").save(path)
+    tiles = [shown(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+    compose(tiles, columns=4, title=f"{pipeline.name} · step {step}").save(path)
     return path
