@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import math
 import os
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from rich.progress import Progress
 
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.files import png, write_whole
 from metabridge.bridge.thinking import MODES
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def generate_command(
     pngs = []
     for index, image in enumerate(output.images):
         prompt, thought = prompts[index // count], output.thoughts[index // count]
-        pngs.append(png(image, prompt, thought, seeds[index], bridge, recorded))
+        pngs.append(png(image, texts(prompt, thought, seeds[index], bridge, recorded)))
     write(paths, pngs)
 
 
@@ -125,23 +124,13 @@ def load(bridge: str) -> BridgePipeline:
     return load_pipeline(folder, "cuda" if torch.cuda.is_available() else "cpu", name=bridge)
 
 
-def png(image: Image.Image, prompt: str, thought: str | None, seed: int, bridge: str, settings: dict[str, Any]) -> bytes:
-    """A PNG that says how it came about, so that it can be drawn again."""
-    info = PngInfo()
-    info.add_text("prompt", prompt)
-    if thought is not None:
-        info.add_text("thought", thought)
-    info.add_text("seed", str(seed))
-    info.add_text("bridge", bridge)
-    info.add_text("settings", json.dumps(settings))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
+def texts(prompt: str, thought: str | None, seed: int, bridge: str, settings: dict[str, Any]) -> dict[str, str]:
+    """How a picture came about, so that it can be drawn again."""
+    said = {} if thought is None else {"thought": thought}
+    return {"prompt": prompt, **said, "seed": str(seed), "bridge": bridge, "settings": json.dumps(settings)}
 
 
 def write(paths: Sequence[Path], pngs: Sequence[bytes]) -> None:
-    from metabridge.training.checkpoint import write_whole
-
     for path, data in zip(paths, pngs, strict=True):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.files import write_whole
 
 KEEP = 2  # the newest, and the one before it
 
@@ -30,20 +31,6 @@ class Checkpoint:
     seconds: float  # spent in training so far
     loss: float  # of the last step
     base: dict[str, dict[str, str]]  # identity of brain and hand
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` is either what it was or all of `data`, whatever happens on the way."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from metabridge.bridge.files import write_whole
 from metabridge.bridge.recipe import Recipe
-from metabridge.training.checkpoint import write_whole
 
 
 class RunLog:

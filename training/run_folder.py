@@ -13,9 +13,10 @@ from torch import Tensor
 
 from metabridge.bridge.artifact import read_artifact
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.files import write_whole
 from metabridge.bridge.recipe import Recipe
 from metabridge.training import checkpoint as checkpoints
-from metabridge.training.checkpoint import Checkpoint, write_whole
+from metabridge.training.checkpoint import Checkpoint
 from metabridge.training.optim import EMA, copy
 
 Identities = Mapping[str, Mapping[str, str]]  # brain and hand -> repo, revision, fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,17 @@ from PIL import Image
 from metabridge.bridge.files import png, write_whole
 
 
-def test_a_write_that_fails_leaves_what_was(tmp_path: Path) -> None:
-    path = tmp_path / "a"
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
     write_whole(path, b"old")
-    with pytest.raises(TypeError):
-        write_whole(path, "no bytes")  # type: ignore[arg-type]
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, b"newer")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    write_whole(path, b"new")
-    assert path.read_bytes() == b"new"
 
 
 def test_a_png_holds_texts_in_any_script() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,12 @@ from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Example
 from metabridge.bridge.recipe import Objective, Recipe, Train
 from metabridge.training import checkpoint as checkpoints
-from metabridge.training.checkpoint import Checkpoint, write_whole
+from metabridge.training.checkpoint import Checkpoint
 from metabridge.training.data import Mixture, Share, drop, to_pixels
 from metabridge.training.log import read_metrics
 from metabridge.training.optim import EMA, adamw, learning_rate, swapped
 from metabridge.training.precision import usable
 from metabridge.training.seeds import row_seed
-from metabridge.training.sheet import CELL, sheet
 
 Tree = dict[str, Any]
 
@@ -165,19 +162,6 @@ def test_ema_is_the_weighted_mean() -> None:
     assert weights["w"].tolist() == [8.0] * 3
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_whole(path, b"old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_whole(path, b"newer")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
 def test_checkpoints_keep_two_and_name_a_damaged_one(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoints.save(tmp_path, Checkpoint(step, {"w": torch.full((2,), float(step))}, {}, None, [0.5], 1.0, 0.5, {}))
@@ -193,11 +177,3 @@ def test_metrics_cut_short_by_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
-
-
-def test_sheet() -> None:
-    images = [Image.new("RGB", (64, 64), color) for color in ("red", "green", "blue", "white", "black")]
-    page = sheet(images, ["a red square", "word " * 60, "", "x", "y"], "tiny · step 4")
-    assert page.width > 4 * CELL and page.height > math.ceil(5 / 4) * CELL
-    found = {color for _, color in page.getcolors(1 << 20) or []}
-    assert {(255, 0, 0), (0, 128, 0), (0, 0, 255)} <= found

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from metabridge.bridge.artifact import content_hash, read_artifact, save_bridge
 from metabridge.bridge.errors import UserError
-from metabridge.training.checkpoint import write_whole
+from metabridge.bridge.files import write_whole
 from metabridge.training.log import read_metrics
 from metabridge.training.train import train
 from tests.runs import made
