@@ -5,7 +5,11 @@ python -m metabridge.scripts.figure docs/bridge.png
 
 from __future__ import annotations
 
+import json
+import random
 import sys
+import textwrap
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
-from metabridge.adapters import load_pipeline
+from metabridge.adapters import find_bridge, load_pipeline
+from metabridge.training.flatland.captions import TAGS, captioned
+from metabridge.training.flatland.world import draw
 
 PROMPTS = (
     "a square with the color of a ripe banana",
@@ -33,16 +39,15 @@ def arrow(axes: Axes, start: float, end: float) -> None:
     axes.add_patch(FancyArrowPatch((start, 1.5), (end, 1.5), arrowstyle="-|>", mutation_scale=16, linewidth=1.6, color=INK))
 
 
-def main() -> None:
+def bridge(path: Path) -> None:
+    """Prompts that need knowledge, what the brain thought, and what the hand drew."""
     drawn = load_pipeline("flatland")(list(PROMPTS), think=True, seeds=[1] * len(PROMPTS))
     figure, axes = plt.subplots(figsize=(13, 3.1))
-    axes.set(xlim=(0, 13), ylim=(0, 3.0))
     axes.axis("off")
     for row, (prompt, thought, image) in enumerate(zip(PROMPTS, drawn.thoughts, drawn.images, strict=True)):
-        y = 2.45 - row * 0.95
+        y, side = 2.45 - row * 0.95, 0.88
         axes.text(0.05, y + 0.12, prompt, fontsize=10, color=INK, va="center")
         axes.text(0.05, y - 0.14, f"thought: {thought}", fontsize=9, style="italic", color="#6b7280", va="center")
-        side = 0.88
         pixels = np.asarray(image.resize((256, 256), Image.Resampling.NEAREST))
         axes.imshow(pixels, extent=(12.0, 12.0 + side, y - side / 2, y + side / 2), aspect="auto", zorder=2)
     axes.set(xlim=(0, 13), ylim=(0, 3.0))
@@ -53,7 +58,44 @@ def main() -> None:
     arrow(axes, 9.15, 9.55)
     box(axes, 9.65, 1.75, FROZEN, "hand", "diffusion decoder\nfrozen")
     arrow(axes, 11.45, 11.85)
-    figure.savefig(sys.argv[1], dpi=130, bbox_inches="tight", facecolor="white")
+    figure.savefig(path, dpi=130, bbox_inches="tight", facecolor="white")
+
+
+def scenes(path: Path) -> None:
+    """A row of drawings per tag of captions, as the renderer makes them."""
+    columns = 6
+    figure, grid = plt.subplots(len(TAGS), columns, figsize=(13, 10.5))
+    for row, tag in enumerate(TAGS):
+        for column in range(columns):
+            c = captioned(random.Random(10 * row + column), tag)
+            axes = grid[row, column]
+            axes.imshow(np.asarray(draw(c.scene)))
+            axes.set(xticks=[], yticks=[])
+            axes.set_xlabel(textwrap.fill(c.text, 30), fontsize=7.5)
+            for spine in axes.spines.values():
+                spine.set_color("#d1d5db")
+        grid[row, 0].set_ylabel(tag, fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80, facecolor="white")
+
+
+def loss(path: Path) -> None:
+    """The loss of the shipped bridge by step."""
+    lines = (find_bridge("flatland") / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    figure, axes = plt.subplots(figsize=(8, 3.2))
+    axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], color="#2563eb", linewidth=1.2)
+    axes.set(xlabel="step", ylabel="distillation loss", yscale="log", title="flatland, batch 64")
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100, facecolor="white")
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    bridge(folder / "bridge.png")
+    scenes(folder / "flatland-scenes.png")
+    loss(folder / "flatland-loss.png")
 
 
 if __name__ == "__main__":
