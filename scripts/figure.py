@@ -24,14 +24,14 @@ from metabridge.training.flatland.world import draw
 PROMPTS = (
     "a square with the color of a ripe banana",
     "as many stars as a dog has legs",
-    "two shapes, a circle and a heart; no circles",
+    "the shape of a starfish in the color of a carrot",
 )
 FROZEN, TRAINED, INK = "#dbe4f0", "#ffd9a0", "#1f2937"
 
 
 def box(axes: Axes, x: float, width: float, color: str, title: str, note: str) -> None:
     axes.add_patch(FancyBboxPatch((x, 0.9), width, 1.2, boxstyle="round,pad=0.02,rounding_size=0.12", facecolor=color, edgecolor="none"))
-    axes.text(x + width / 2, 1.62, title, ha="center", va="center", fontsize=15, weight="bold", color=INK)
+    axes.text(x + width / 2, 1.62, title, ha="center", va="center", fontsize=12.5, weight="bold", color=INK)
     axes.text(x + width / 2, 1.25, note, ha="center", va="center", fontsize=9.5, color=INK, linespacing=1.3)
 
 
@@ -86,6 +86,8 @@ def loss(path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 3.2))
     axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], color="#2563eb", linewidth=1.2)
     axes.set(xlabel="step", ylabel="distillation loss", yscale="log", title="flatland, batch 64")
+    axes.set_yticks((0.02, 0.05, 0.1, 0.2, 0.5), ("0.02", "0.05", "0.1", "0.2", "0.5"))
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=100, facecolor="white")
