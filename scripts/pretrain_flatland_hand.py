@@ -177,7 +177,7 @@ def examine(pipeline: SanaPipeline, count: int, steps: int = 10, guidance_scale:
 
 
 def main() -> None:
-    default = Settings(steps=3600, batch_size=64, lr=1e-3, warmup=200, ema=0.999)
+    default = Settings(steps=4600, batch_size=64, lr=1e-3, warmup=200, ema=0.999)
     work, out, settings = settings_from_command_line(__doc__, default)
     torch.manual_seed(settings.seed)
     vae = AutoencoderDC.from_pretrained(out / "vae", dtype=torch.float32)

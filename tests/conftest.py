@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,6 +18,9 @@ from PIL import Image
 from metabridge.adapters import assemble
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.recipe import Recipe
+
+# A job that a shell starts in the background ignores Ctrl-C, and so do its children; the tests of Ctrl-C need Python's own handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ PREFIXES = (
 SUFFIXES = ("", " please", " on white")
 
 _PHRASE = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
-_SHARES = {"single": 0.08, "two_object": 0.18, "counting": 0.2, "colors": 0.16, "position": 0.18, "color_attr": 0.2}
+_SHARES = {"single": 0.12, "two_object": 0.16, "counting": 0.18, "colors": 0.2, "position": 0.16, "color_attr": 0.18}
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,9 @@ def vague(rng: random.Random, text: str) -> str:
     way = rng.random()
     if way < 0.2:
         return rng.choice(_VAGUE)
-    if way < 0.5:  # blur what can be named: "a red star" -> "a colored shape"
+    if way < 0.35:  # blur what can be named: "a red star" -> "a colored shape"
         return " ".join("colored" if w in COLORS else "shape" if w in SHAPES else "shapes" if w in _PLURALS else w for w in words)
-    if way < 0.7:  # another picture's caption: only the thought can be right
+    if way < 0.75:  # another picture's caption: only the thought can be right
         return captioned(rng).text
     kept = [w for w in words if rng.random() < 0.5]
     return " ".join(kept) or rng.choice(_VAGUE)
