@@ -31,7 +31,7 @@ FROZEN, TRAINED, INK = "#dbe4f0", "#ffd9a0", "#1f2937"
 
 def box(axes: Axes, x: float, width: float, color: str, title: str, note: str) -> None:
     axes.add_patch(FancyBboxPatch((x, 0.9), width, 1.2, boxstyle="round,pad=0.02,rounding_size=0.12", facecolor=color, edgecolor="none"))
-    axes.text(x + width / 2, 1.62, title, ha="center", va="center", fontsize=12.5, weight="bold", color=INK)
+    axes.text(x + width / 2, 1.62, title, ha="center", va="center", fontsize=11, weight="bold", color=INK)
     axes.text(x + width / 2, 1.25, note, ha="center", va="center", fontsize=9.5, color=INK, linespacing=1.3)
 
 
