@@ -34,17 +34,17 @@ def pictures(seeds: Iterable[int]) -> Tensor:
 class Reconstruction(nn.Module):
     """Pixels from noised latents: the noise makes neighbouring latents decode alike, which a diffusion model needs."""
 
-    def __init__(self, vae: AutoencoderDC, noise: float = 0.15, l2: float = 1e-3) -> None:
+    def __init__(self, vae: AutoencoderDC, noise: float = 0.15, spread: float = 0.05) -> None:
         super().__init__()
-        self.vae, self.noise, self.l2 = vae, noise, l2
+        self.vae, self.noise, self.spread = vae, noise, spread
 
     def forward(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.vae.device)
         latents = self.vae.encode(pixels).latent
         decoded = self.vae.decode(latents + self.noise * torch.randn_like(latents)).sample
         # unit variance, without which the encoder would drown the noise
-        spread = (latents.float().pow(2).mean() - 1).clamp(min=0)
-        return F.l1_loss(decoded, pixels) + 4 * F.mse_loss(decoded, pixels) + self.l2 * spread * 50
+        excess = (latents.float().pow(2).mean() - 1).clamp(min=0)
+        return F.l1_loss(decoded, pixels) + 4 * F.mse_loss(decoded, pixels) + self.spread * excess
 
 
 @torch.no_grad()

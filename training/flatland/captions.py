@@ -122,13 +122,13 @@ def relate(pairs: list[tuple[str, str]], relation: str, rng: random.Random, colo
 def dress(rng: random.Random, text: str, wanted: str) -> str:
     """Add a prefix and a suffix so that the whole text lies in the wanted split."""
     dressings = [(p, s) for p in PREFIXES for s in SUFFIXES]
-    bare = rng.random() < 0.3
+    undressed = rng.random() < 0.3
     while True:
-        prefix, suffix = ("", "") if bare else rng.choice(dressings)
+        prefix, suffix = ("", "") if undressed else rng.choice(dressings)
         dressed = f"{prefix}{text}{suffix}"
         if split(dressed) == wanted:
             return dressed
-        bare = False
+        undressed = False
 
 
 def bare(text: str) -> str:
@@ -143,7 +143,7 @@ def bare(text: str) -> str:
 
 
 def captioned(rng: random.Random, tag: str | None = None, wanted: str = "train", allow_held_out: bool = False) -> Captioned:
-    """A caption with its scene. In training, half of the colorless position and counting captions name colors too."""
+    """A caption with its scene. In training, 40% of the position and counting captions name colors too."""
     tag = tag or rng.choices(list(_SHARES), weights=list(_SHARES.values()))[0]
     text, want, scene = compose(rng, tag, allow_held_out)
     if wanted == "train" and tag in _WITH_COLORS and rng.random() < 0.4:

@@ -29,11 +29,18 @@ RELATIONS = ("left", "right", "above", "below")
 HELD_OUT_PAIRS = frozenset({("orange", "heart"), ("purple", "square"), ("blue", "triangle"), ("yellow", "cross")})
 
 _SUPERSAMPLE = 4
-_JITTER = 2.5  # pixels, of each centre where there are several
+# By the number of objects: one has more room than several.
+_SIZES = {1: (9.5, 12.0), 2: (8.5, 10.0), 3: (8.5, 10.0), 4: (8.5, 10.0)}  # pixels, from .. to
+_JITTER = {1: 5.0, 2: 2.5, 3: 2.5, 4: 2.5}  # pixels, of each centre
 # Where n objects stand, in reading order: one in the middle, two in a row, three as a triangle, four as a square.
 _ROW = ((17.5, 32.0), (46.5, 32.0))
 _COLUMN = ((32.0, 17.5), (32.0, 46.5))
-_PLACES = {2: _ROW, 3: ((32.0, 17.5), (17.5, 46.5), (46.5, 46.5)), 4: ((17.5, 17.5), (46.5, 17.5), (17.5, 46.5), (46.5, 46.5))}
+_PLACES = {
+    1: ((32.0, 32.0),),
+    2: _ROW,
+    3: ((32.0, 17.5), (17.5, 46.5), (46.5, 46.5)),
+    4: ((17.5, 17.5), (46.5, 17.5), (17.5, 46.5), (46.5, 46.5)),
+}
 
 
 @dataclass(frozen=True)
@@ -92,14 +99,9 @@ def draw(scene: Scene) -> Image.Image:
 
 def arrange(rng: random.Random, kinds: list[tuple[str, str]], column: bool = False) -> Scene:
     """Place (color, shape) pairs, given in reading order, at their canonical places with a little jitter."""
-    if len(kinds) == 1:
-        size = rng.uniform(9.5, 12.0)
-        places = ((32.0, 32.0),)
-        jitter = 5.0
-    else:
-        size = rng.uniform(8.5, 10.0)
-        places = _COLUMN if column else _PLACES[len(kinds)]
-        jitter = _JITTER
+    size = rng.uniform(*_SIZES[len(kinds)])
+    jitter = _JITTER[len(kinds)]
+    places = _COLUMN if column else _PLACES[len(kinds)]
     return Scene(
         tuple(
             Object(shape, color, x + rng.uniform(-jitter, jitter), y + rng.uniform(-jitter, jitter), size)
