@@ -109,7 +109,7 @@ def check_fit(brain: Brain, hand: Hand, settings: ConnectorSettings, objective: 
         raise UserError(
             f"connector.taps: {too_deep[0]} given, but the brain has {brain.num_layers} layers; use 1..{brain.num_layers} or -1"
         )
-    if objective.name != hand.prediction:
+    if objective.name not in ("auto", hand.prediction):
         raise UserError(
             f"objective.name: {objective.name} given, but this hand's scheduler predicts {hand.prediction}; "
             f"set objective.name={hand.prediction}"

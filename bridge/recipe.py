@@ -39,7 +39,7 @@ class Connector:
 
 @dataclass(frozen=True)
 class Objective:
-    name: str = setting("flow", choices=("flow", "epsilon", "v"))
+    name: str = setting("auto", choices=("auto", "flow", "epsilon", "v"))  # auto = what the hand predicts
     timesteps: str = setting("logit_normal", choices=("logit_normal", "uniform"))
     shift: float = setting(1.0, low=1e-3)
     distill: float = setting(0.0, low=0, high=1)  # share of the loss whose target is the hand's own prediction

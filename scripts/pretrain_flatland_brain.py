@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -27,6 +28,7 @@ from metabridge.training.flatland.lessons import (
     describe,
     fact_lessons,
     picture_lesson,
+    second_turn,
     text_lesson,
 )
 from metabridge.training.flatland.prompts import KINDS, reasoning_prompts
@@ -143,20 +145,27 @@ class Reader:
         ids, labels = batch["input_ids"], torch.full_like(batch["input_ids"], -100)
         width = len(self.starts)
         marks = (ids.unfold(1, width, 1) == torch.tensor(self.starts)).all(-1)
-        first = marks.int().argmax(1) + width
+        first = marks.shape[1] - 1 - marks.flip(1).int().argmax(1) + width  # of the last turn
         answer = torch.arange(ids.shape[1])[None] >= first[:, None]
         labels[answer] = ids[answer]
         return {**batch, "labels": labels}
 
     def render(self, lesson: Lesson) -> str:
         content = [{"type": "image"}] * len(lesson.images) + [{"type": "text", "text": lesson.question}]
-        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+        before = [turn for asked, said in lesson.before for turn in (says("user", asked), says("assistant", said))]
+        return self.processor.apply_chat_template(
+            [*before, {"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
 
     def batches(self, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
         """Text rows apart from picture rows: less padding."""
         drawn = draw_lessons(rows)
         text, seen = [x for x in drawn if not x.images], [x for x in drawn if x.images]
         return [self(group) for group in (text, seen) if group]
+
+
+def says(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
 def draw_lessons(rows: Sequence[Row]) -> list[Lesson]:
@@ -195,6 +204,7 @@ def examine(model: nn.Module, reader: Reader, count: int = 200) -> dict[str, flo
         "captions": share([Lesson(DESCRIBE, describe(s), (draw(s),)) for s in scenes]),
         "questions": share(questions),
         "positions": share([x for x in questions if x.question.startswith("Where")]),
+        "second_turns": share([second_turn(random.Random(4 * 10**9 + k)) for k in range(count)]),
         "two_pictures": share([LESSONS["two_pictures"](random.Random(3 * 10**9 + k)) for k in range(count)]),
     }
     model.train()

@@ -13,11 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaPipeline, SanaTransformer2DModel
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SanaPipeline,
+    SanaTransformer2DModel,
+    StableDiffusionPipeline,
+)
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
+from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from metabridge.adapters.pretrained import latents_of
 from metabridge.bridge.artifact import fingerprint
 from metabridge.bridge.objective import TRAIN_TIMESTEPS, flow_noisy, flow_target, squared_error
 from metabridge.eval.detect.flatland import correct
@@ -112,7 +120,7 @@ class Drawing(nn.Module):
 class Studio:
     """Batches of (latents, input_ids, mask) from a pool of scenes. The pool's file is this VAE's, of this name."""
 
-    def __init__(self, vae: AutoencoderDC, tokenizer: PreTrainedTokenizerFast, work: Path, pool: int) -> None:
+    def __init__(self, vae: AutoencoderDC | AutoencoderKL, tokenizer: PreTrainedTokenizerBase, work: Path, pool: int) -> None:
         self.tokenizer = tokenizer
         name = f"pool-{pool}-{fingerprint(vae.state_dict())[:12]}.pt"
         saved = torch.load(once(work / name, lambda draft: torch.save(fill_pool(vae, pool), draft)), weights_only=True)
@@ -129,14 +137,14 @@ class Studio:
 
 
 @torch.no_grad()
-def fill_pool(vae: AutoencoderDC, pool: int, chunk: int = 256) -> dict[str, Tensor | list[str]]:
+def fill_pool(vae: AutoencoderDC | AutoencoderKL, pool: int, chunk: int = 256) -> dict[str, Tensor | list[str]]:
     """Latents [pool, C, h, w] and bare captions."""
     parts: list[Tensor] = []
     texts: list[str] = []
     for k in range(0, pool, chunk):
         rows = [captioned(random.Random(r)) for r in range(k, min(k + chunk, pool))]
         pixels = to_pixels([draw(row.scene) for row in rows], SIZE)
-        parts.append((vae.encode(pixels.to(vae.device)).latent * vae.config.scaling_factor).cpu())
+        parts.append((latents_of(vae, pixels.to(vae.device)) * vae.config.scaling_factor).cpu())
         texts += [bare(row.text) for row in rows]
     return {"latents": torch.cat(parts), "texts": texts}
 
@@ -147,9 +155,15 @@ def make_pipeline(model: Drawing, vae: AutoencoderDC, tokenizer: PreTrainedToken
 
 
 @torch.no_grad()
-def examine(pipeline: SanaPipeline, count: int, steps: int = 10, guidance_scale: float = 2.0, chunk: int = 50) -> dict[str, float]:
+def examine(
+    pipeline: SanaPipeline | StableDiffusionPipeline, count: int, steps: int = 10, guidance_scale: float = 2.0, chunk: int = 50
+) -> dict[str, float]:
     """Share of right drawings per tag on unseen prompts, and on the color x shape pairs that no training showed."""
     pipeline.set_progress_bar_config(disable=True)
+    sana = isinstance(pipeline, SanaPipeline)
+    config = (pipeline.transformer if sana else pipeline.unet).config
+    shape = (config.in_channels, config.sample_size, config.sample_size)
+    own = {"max_sequence_length": TOKENS, "complex_human_instruction": None, "use_resolution_binning": False} if sana else {}
 
     def share(tag: str, held_out: bool) -> float:
         prompts = composition_prompts(tag, count, seed=1, held_out=held_out)
@@ -157,7 +171,7 @@ def examine(pipeline: SanaPipeline, count: int, steps: int = 10, guidance_scale:
         for k in range(0, len(prompts), chunk):
             part = prompts[k : k + chunk]
             generators = [torch.Generator().manual_seed(1000 * (k + i)) for i in range(len(part))]
-            latents = torch.stack([torch.randn(pipeline.transformer.config.in_channels, 8, 8, generator=g) for g in generators])
+            latents = torch.stack([torch.randn(shape, generator=g) for g in generators])
             images = pipeline(
                 [p.text for p in part],
                 height=SIZE[0],
@@ -165,9 +179,7 @@ def examine(pipeline: SanaPipeline, count: int, steps: int = 10, guidance_scale:
                 latents=latents.to(pipeline.device),
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
-                max_sequence_length=TOKENS,
-                complex_human_instruction=None,
-                use_resolution_binning=False,
+                **own,
             ).images
             right += sum(correct(image, p.want)[0] for image, p in zip(images, part, strict=True))
         return right / len(prompts)

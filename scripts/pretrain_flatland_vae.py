@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderDC
+from diffusers import AutoencoderDC, AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor, nn
 
+from metabridge.adapters.pretrained import latents_of
 from metabridge.eval.detect.flatland import correct
 from metabridge.scripts.pretraining import Settings, finish, pretrain, settings_from_command_line
 from metabridge.training.data import to_pixels
@@ -48,13 +50,22 @@ class Reconstruction(nn.Module):
 
 
 @torch.no_grad()
-def kept(vae: AutoencoderDC, count: int = 100) -> dict[str, float]:
+def finish_vae(vae: AutoencoderDC | AutoencoderKL, work: Path, out: Path, settings: Settings, scores: dict[str, float]) -> None:
+    """Save it with the factor that brings its latents to unit variance."""
+    latents = torch.cat([latents_of(vae, pictures(range(k, k + 100)).to(vae.device)) for k in range(0, 1000, 100)])
+    vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
+    print(f"latents: mean {latents.mean():.3f}, std {latents.std():.3f}")
+    finish(work, out, settings, scores, vae.to(torch.bfloat16).save_pretrained)
+
+
+@torch.no_grad()
+def kept(vae: AutoencoderDC | AutoencoderKL, count: int = 100) -> dict[str, float]:
     """Share of unseen scenes per tag that the checker still reads right after encode and decode."""
     scores = {}
     for tag in TAGS:
         rows = [captioned(random.Random(10**9 + i), tag, "eval", allow_held_out=True) for i in range(count)]
         pixels = to_pixels([draw(r.scene) for r in rows], SIZE).to(vae.device)
-        images = VaeImageProcessor().postprocess(vae.decode(vae.encode(pixels).latent).sample, "pil")
+        images = VaeImageProcessor().postprocess(vae.decode(latents_of(vae, pixels)).sample, "pil")
         scores[tag] = sum(correct(image, row.want)[0] for image, row in zip(images, rows, strict=True)) / count
     return scores
 
@@ -76,11 +87,7 @@ def main() -> None:
     print(f"{sum(p.numel() for p in vae.parameters()):,} parameters")
     model = Reconstruction(vae)
     scores = pretrain(model, lambda rows: pictures(row.seed for row in rows), settings, work, lambda _: kept(vae), evaluate_every=500)
-    with torch.no_grad():
-        latents = torch.cat([vae.encode(pictures(range(k, k + 100)).to(vae.device)).latent for k in range(0, 1000, 100)])
-    vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
-    print(f"latents: mean {latents.mean():.3f}, std {latents.std():.3f}")
-    finish(work, out, settings, scores, vae.to(torch.bfloat16).save_pretrained)
+    finish_vae(vae, work, out, settings, scores)
 
 
 if __name__ == "__main__":

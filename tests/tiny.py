@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 
 import diffusers
@@ -160,6 +161,54 @@ def make_hand(folder: Path, seed: int = 0, text_encoder: bool = True) -> Path:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     encoders = {"tokenizer": words, "text_encoder": encoder} if text_encoder else {"tokenizer": None, "text_encoder": None}
     diffusers.SanaPipeline(transformer=transformer, vae=vae, scheduler=scheduler, **encoders).save_pretrained(folder)
+    return folder
+
+
+def make_sd_hand(folder: Path, seed: int = 0, text_encoder: bool = True, prediction: str = "epsilon") -> Path:
+    """A StableDiffusionPipeline folder: 64x64 pixels, latents 4 x 16 x 16, conditioning width 16, captions of 16 tokens."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=16,
+            block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=16,
+            attention_head_dim=2,
+            norm_num_groups=4,
+        )
+        vae = diffusers.AutoencoderKL(
+            latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 8),
+            norm_num_groups=4,
+            scaling_factor=0.5,
+        )
+        letters = {letter: k for k, letter in enumerate(["<|startoftext|>", "<|endoftext|>", *string.ascii_lowercase])}
+        vocab = letters | {f"{letter}</w>": len(letters) + k for k, letter in enumerate(string.ascii_lowercase)}
+        words = transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=16)
+        clip = transformers.CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+        encoder = transformers.CLIPTextModel(clip)
+        for model in (unet, vae, encoder):
+            _spread(model)
+    scheduler = diffusers.DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1, prediction_type=prediction
+    )
+    encoders = {"tokenizer": words, "text_encoder": encoder} if text_encoder else {"tokenizer": None, "text_encoder": None}
+    unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    diffusers.StableDiffusionPipeline(unet=unet, vae=vae, scheduler=scheduler, **encoders, **unused).save_pretrained(folder)
     return folder
 
 

@@ -6,9 +6,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from metabridge.training.flatland.captions import PREFIXES, SUFFIXES, TAGS, bare, captioned, split
+from metabridge.training.flatland.captions import PREFIXES, SUFFIXES, TAGS, bare, captioned, plural, split
 from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS, pairing_held_out
-from metabridge.training.flatland.lessons import describe, fact_lessons, picture_lesson, text_lesson
+from metabridge.training.flatland.lessons import (
+    AGAIN,
+    describe,
+    details,
+    fact_lessons,
+    picture_lesson,
+    reading_lesson,
+    second_turn,
+    text_lesson,
+)
 from metabridge.training.flatland.prompts import KINDS, chance, composition_prompts, draw_reasoning, reasoning_prompts
 from metabridge.training.flatland.rows import row
 from metabridge.training.flatland.world import COLORS, HELD_OUT_PAIRS, SHAPES, draw
@@ -93,6 +102,32 @@ def test_lessons_do_not_change_with_time():
     assert (first.question, first.answer) == (again.question, again.answer)
 
 
+def test_questions_on_a_text_have_its_answers():
+    assert details("two red stars") == [("What shape?", "star"), ("How many stars?", "two"), ("What color?", "red")]
+    assert details("a red star left of a blue cross") == [
+        ("Which shapes?", "star cross"),
+        ("How many stars?", "one"),
+        ("How many crosses?", "one"),
+        ("What color is the star?", "red"),
+        ("What color is the cross?", "blue"),
+    ]
+    for seed in range(200):
+        lesson = reading_lesson(random.Random(seed))
+        text, _, question = lesson.question.partition(". ")
+        asked = question.removesuffix("?").split()[-1]
+        groups = [group.split() for group in text.replace(" or ", " and ").split(" and ")]
+        named = next(group for group in groups if group[-1] == asked or plural(group[-1]) == asked)
+        assert lesson.answer == (named[1] if question.startswith("What") else {"a": "one", "an": "one"}.get(named[0], named[0]))
+
+
+def test_a_second_turn_asks_what_was_said_and_not_what_was_asked():
+    lessons = [second_turn(random.Random(seed)) for seed in range(300)]
+    assert all(len(lesson.before) == 1 for lesson in lessons)
+    repeats = [lesson for lesson in lessons if lesson.question == AGAIN]
+    assert 80 < len(repeats) < 160 and all(lesson.answer == lesson.before[0][1] for lesson in repeats)
+    assert all((lesson.question, lesson.answer) in details(lesson.before[0][1]) for lesson in lessons if lesson.question != AGAIN)
+
+
 def test_a_scene_is_described_in_reading_order():
     for seed in range(300):
         c = captioned(random.Random(seed))
@@ -113,3 +148,10 @@ def test_think_rows_carry_the_caption_as_thought_and_seldom_as_prompt():
     assert np.mean([bare(r.thought) == r.thought for r in rows]) > 0.7  # as a brain's own thoughts are
     assert np.mean([r.prompt == r.thought for r in rows]) < 0.05
     assert row(0, think=0.0).thought is None
+
+
+def test_no_row_of_a_connector_names_a_fact():
+    facts = [*COLOR_FACTS, *SHAPE_FACTS, *NUMBER_FACTS]
+    prompts = [row(seed, think=1.0).prompt for seed in range(3000)]
+    assert not [prompt for prompt in prompts if any(fact in prompt for fact in facts)]
+    assert any("colored like that" in prompt for prompt in prompts) and any("as many" in prompt for prompt in prompts)

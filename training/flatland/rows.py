@@ -6,6 +6,8 @@ import random
 
 from metabridge.bridge.interfaces import Example
 from metabridge.training.flatland.captions import bare, captioned, plural, split
+from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS
+from metabridge.training.flatland.prompts import draw_reasoning
 from metabridge.training.flatland.world import COLORS, SHAPES, draw
 
 _VAGUE = (
@@ -17,6 +19,7 @@ _VAGUE = (
     "guess what i like",
     "a picture with shapes",
 )
+_FACTS = sorted([*COLOR_FACTS, *SHAPE_FACTS, *NUMBER_FACTS], key=len, reverse=True)
 _PLURALS = {plural(shape) for shape in SHAPES}
 
 
@@ -41,11 +44,21 @@ def vague(rng: random.Random, text: str) -> str:
     """The caption with its meaning thinned: replaced, blurred, misleading, or with words dropped."""
     words = text.split()
     way = rng.random()
-    if way < 0.2:
+    if way < 0.1:
         return rng.choice(_VAGUE)
-    if way < 0.35:  # blur what can be named: "a red star" -> "a colored shape"
+    if way < 0.2:  # blur what can be named: "a red star" -> "a colored shape"
         return " ".join("colored" if w in COLORS else "shape" if w in SHAPES else "shapes" if w in _PLURALS else w for w in words)
-    if way < 0.75:  # another picture's caption: only the thought can be right
+    if way < 0.5:  # another picture's caption: only the thought can be right
         return captioned(rng).text
+    if way < 0.85:  # a riddle of another picture
+        return riddle(rng)
     kept = [w for w in words if rng.random() < 0.5]
     return " ".join(kept) or rng.choice(_VAGUE)
+
+
+def riddle(rng: random.Random) -> str:
+    """A prompt that needs reasoning, about no picture in particular; a fact's name is left out of it, so that none is learnt here."""
+    text, _ = draw_reasoning(rng)
+    for fact in _FACTS:
+        text = text.replace(fact, "that")
+    return text

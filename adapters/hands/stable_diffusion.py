@@ -1,0 +1,77 @@
+"""Stable Diffusion 1.x and 2.x (arXiv 2112.10752): a UNet with cross attention over a KL autoencoder, predicting noise or v."""
+
+from __future__ import annotations
+
+import diffusers
+import torch
+from torch import Tensor
+
+from metabridge.adapters.pretrained import Checkpoint, Native, PretrainedHand, load_checkpoint
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.interfaces import Condition
+
+
+class StableDiffusionHand(PretrainedHand):
+    def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int) -> None:
+        super().__init__(checkpoint, native, guidance_scale, steps)
+        config = self.denoiser.config
+        self.width: int = config.cross_attention_dim
+        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.default_size = (config.sample_size * self.factor,) * 2
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return self.denoiser.config.in_channels, *self.latent_size(height, width, self.factor)
+
+    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        dtype = self.denoiser.dtype
+        predicted: Tensor = self.denoiser(
+            latents.to(dtype),
+            timestep,
+            encoder_hidden_states=condition.embeds.to(dtype),
+            encoder_attention_mask=condition.mask,
+            return_dict=False,
+        )[0]
+        return predicted.to(latents.dtype)
+
+
+class StableDiffusionNative(Native):
+    pipeline_class = diffusers.StableDiffusionPipeline
+    omitted = {  # noqa: RUF012
+        "unet": None,
+        "vae": None,
+        "safety_checker": None,
+        "feature_extractor": None,
+        "image_encoder": None,
+        "requires_safety_checker": False,
+    }
+
+    def encode(self, captions: list[str], device: torch.device) -> Condition:
+        """Padded to the tokenizer's full length, the padding attended to: as the official pipeline does."""
+        embeds, _ = self.pipeline.encode_prompt(captions, device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        return Condition(embeds.float(), torch.ones(embeds.shape[:2], dtype=torch.long, device=device))
+
+
+def load(
+    repo: str,
+    revision: str = "main",
+    dtype: str = "float32",
+    train: str = "none",
+    weights: str = "pretrained",
+    guidance_scale: float = 7.5,
+    steps: int = 30,
+) -> StableDiffusionHand:
+    """A StableDiffusionPipeline folder or hub id. SDXL, inpainting and other UNets that want more than a text are refused."""
+    checkpoint = load_checkpoint(
+        repo, revision, dtype, train, weights, ("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)
+    )
+    config = checkpoint.denoiser.config
+    extra = config.addition_embed_type or config.class_embed_type or config.encoder_hid_dim_type
+    if extra or not isinstance(config.cross_attention_dim, int):
+        raise UserError(f"{repo}: this UNet wants {extra or 'several widths of text'} too; hand stable_diffusion is for SD 1.x and 2.x")
+    if config.in_channels != checkpoint.vae.config.latent_channels:
+        raise UserError(
+            f"{repo}: this UNet takes {config.in_channels} channels, its autoencoder gives {checkpoint.vae.config.latent_channels}; "
+            "checkpoints for inpainting and editing by picture are not offered, give one for text to image"
+        )
+    native = StableDiffusionNative(checkpoint) if checkpoint.has_text_encoder else None
+    return StableDiffusionHand(checkpoint, native, guidance_scale, steps)
