@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import diffusers
 import torch
+from peft import LoraConfig
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -19,12 +21,13 @@ from metabridge.bridge.diffusion import DiffusionHand
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition
 
+LORA_RANK = 8
 CAPTIONS = ("a red square", "two dogs on a green field", "a city street at night in the rain", "a cup of coffee left of a book")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The parts of a pipeline folder that draw, frozen, and where its text encoder lies."""
+    """The parts of a pipeline folder that draw, frozen but for a LoRA, and where its text encoder lies."""
 
     path: str
     revision: str
@@ -37,11 +40,20 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    repo: str, revision: str, dtype: str, train: str, weights: str, denoiser: tuple[str, Any], vae: tuple[str, Any]
+    repo: str,
+    revision: str,
+    dtype: str,
+    train: str,
+    lora_rank: int | None,
+    weights: str,
+    denoiser: tuple[str, Any],
+    vae: tuple[str, Any],
 ) -> Checkpoint:
     """A pipeline's folder or hub id. `denoiser` and `vae`: (subfolder, class)."""
-    if train != "none":
-        raise UserError(f"hand.train: {train!r} given; only none is offered now, the hand stays frozen")
+    if train not in ("none", "lora"):
+        raise UserError(f"hand.train: {train!r} given; it is one of: none, lora")
+    if lora_rank is not None and (train != "lora" or lora_rank < 1):
+        raise UserError(f"hand.lora_rank: {lora_rank} given; it is 1 at least, and has an effect with hand.train=lora alone")
     if weights not in ("pretrained", "random"):
         raise UserError(f"hand.weights: {weights!r} given; it is one of: pretrained, random")
     path, kind = locate(repo, revision), torch_dtype(dtype, "hand.dtype")
@@ -60,6 +72,8 @@ def load_checkpoint(
         parts[denoiser[0]] = drawn_anew(parts[denoiser[0]])
     tensors = {f"{name}.{key}": x for name, part in parts.items() for key, x in part.state_dict().items()}
     identity = {"repo": repo, "revision": revision, "fingerprint": fingerprint(tensors)}
+    if train == "lora":
+        add_lora(parts[denoiser[0]], lora_rank or LORA_RANK)
     told = index.get("text_encoder", [None])[0] is not None
     return Checkpoint(path, revision, kind, parts[denoiser[0]], parts[vae[0]], scheduler, identity, told)
 
@@ -91,6 +105,22 @@ class PretrainedHand(DiffusionHand):
         if height < step or width < step or height % step or width % step:
             raise UserError(f"height, width: {height}x{width} given; each is a multiple of {step} for this hand")
         return height // self.factor, width // self.factor
+
+    def trainable(self) -> list[nn.Parameter]:
+        return [parameter for name, parameter in self.denoiser.named_parameters() if "lora_" in name]
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        if not self.trainable():
+            yield
+            return
+        self.denoiser.disable_adapters()
+        try:
+            yield
+        finally:
+            self.denoiser.enable_adapters()
+            for parameter in self.trainable():  # which peft turned off with the adapter
+                parameter.requires_grad_(True)
 
     def describe(self, captions: Sequence[str]) -> Condition | None:
         return None if self.native is None else self.native(captions, self.denoiser.device)
@@ -140,6 +170,16 @@ def latents_of(vae: nn.Module, pixels: Tensor) -> Tensor:
     encoded = vae.encode(pixels)  # type: ignore[operator]
     latents: Tensor = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
     return latents
+
+
+def add_lora(denoiser: Any, rank: int) -> None:
+    """Low-rank updates of the attention's projections (arXiv 2106.09685), float32, zero at first; the same ones each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    for name, parameter in denoiser.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()  # what is trained is never half precision
 
 
 def drawn_anew(model: Any) -> Any:

@@ -45,7 +45,7 @@ class DiffusionHand(Hand):
         data = equations.squared_error(prediction, target)
         if teacher is None:
             return data
-        with torch.no_grad():
+        with torch.no_grad(), self.untouched():
             native = self.predict(noisy, timestep, teacher)
         weight = objective.distill * (torch.ones_like(data) if taught is None else taught.to(data))
         return equations.mix_distillation(data, equations.squared_error(prediction, native), weight)

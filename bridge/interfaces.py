@@ -6,6 +6,7 @@ Legend, used in every shape of the project: B batch, N queries, L tokens, D widt
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -191,6 +192,14 @@ class Hand(nn.Module):
     def describe(self, captions: Sequence[str]) -> Condition | None:
         """The hand's native conditioning, through the official pipeline's own encode_prompt; None where it has no text encoder."""
         raise NotImplementedError
+
+    def trainable(self) -> list[nn.Parameter]:
+        """What of the hand is trained beside queries and connector (LoRA); nothing unless the recipe's hand.train says so."""
+        return []
+
+    def untouched(self) -> AbstractContextManager[None]:
+        """Inside, the hand is the checkpoint as it came, without what was trained on top: the teacher, and the baseline."""
+        return nullcontext()
 
     def condition_rms(self) -> float:
         """RMS of the native conditioning over real tokens, the scale of the connector's output; 1.0 without a text encoder."""

@@ -1,4 +1,4 @@
-"""The bridge: queries and connector between a frozen brain and a hand. Only these two are trained."""
+"""The bridge: queries and connector between a frozen brain and a hand. Only these two are trained, and a LoRA of the hand if asked for."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ class Bridge(nn.Module):
         check_fit(brain, hand, settings, objective)
         self.brain = brain.requires_grad_(False)
         self.hand = hand.requires_grad_(False)
+        for parameter in hand.trainable():
+            parameter.requires_grad_(True)
         self.settings, self.objective, self.scale = settings, objective, scale
         self.taps = settings.taps
         self.queries = nn.Parameter(torch.randn(settings.queries, brain.width) * brain.embedding_std())

@@ -123,7 +123,8 @@ class BridgePipeline:
         scale = self.bridge.hand.default_guidance if guidance_scale is None else guidance_scale
         null = self.bridge.hand.describe([""]) if scale != 1.0 else None
         nulls, guidance = ([], []) if null is None else ([null.expand(len(captions))], [scale])
-        images = self._draw(Condition.cat(conditions), nulls, guidance, num_images_per_prompt, generators, settings)
+        with self.bridge.hand.untouched():
+            images = self._draw(Condition.cat(conditions), nulls, guidance, num_images_per_prompt, generators, settings)
         return PipelineOutput(images, [None] * len(captions), seeds)
 
     def _settings(

@@ -72,6 +72,7 @@ def load(
     revision: str = "main",
     dtype: str = "float32",
     train: str = "none",
+    lora_rank: int | None = None,
     weights: str = "pretrained",
     max_sequence_length: int = 300,
     instruction: bool = False,
@@ -79,8 +80,7 @@ def load(
     steps: int = 20,
 ) -> SanaHand:
     """A SanaPipeline folder or hub id. `instruction`: write the official "complex human instruction" before native prompts."""
-    checkpoint = load_checkpoint(
-        repo, revision, dtype, train, weights, ("transformer", diffusers.SanaTransformer2DModel), ("vae", diffusers.AutoencoderDC)
-    )
+    parts = ("transformer", diffusers.SanaTransformer2DModel), ("vae", diffusers.AutoencoderDC)
+    checkpoint = load_checkpoint(repo, revision, dtype, train, lora_rank, weights, *parts)
     native = SanaNative(checkpoint, max_sequence_length, instruction) if checkpoint.has_text_encoder else None
     return SanaHand(checkpoint, native, guidance_scale, steps)

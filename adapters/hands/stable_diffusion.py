@@ -56,14 +56,14 @@ def load(
     revision: str = "main",
     dtype: str = "float32",
     train: str = "none",
+    lora_rank: int | None = None,
     weights: str = "pretrained",
     guidance_scale: float = 7.5,
     steps: int = 30,
 ) -> StableDiffusionHand:
     """A StableDiffusionPipeline folder or hub id. SDXL, inpainting and other UNets that want more than a text are refused."""
-    checkpoint = load_checkpoint(
-        repo, revision, dtype, train, weights, ("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)
-    )
+    parts = ("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)
+    checkpoint = load_checkpoint(repo, revision, dtype, train, lora_rank, weights, *parts)
     config = checkpoint.denoiser.config
     extra = config.addition_embed_type or config.class_embed_type or config.encoder_hid_dim_type
     if extra or not isinstance(config.cross_attention_dim, int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from metabridge.bridge.artifact import save_bridge
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Example
 from metabridge.bridge.model import Bridge
+from metabridge.bridge.pipeline import BridgePipeline
 from metabridge.bridge.recipe import Part, Recipe
 
 
@@ -139,3 +141,27 @@ def test_a_damaged_checkpoint_is_one_line(kind: str, damaged: str, brain_folder:
     with pytest.raises(UserError, match=r"copy@main: cannot be loaded \(.*the folder is incomplete or damaged, copy it again") as caught:
         load(kind, Part({"brains": "auto", "hands": "sana"}[kind], {"repo": str(folder)}))
     assert "\n" not in str(caught.value)
+
+
+def test_a_lora_of_the_hand_is_saved_and_loaded_back(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    hand = dataclasses.replace(tiny_recipe.hand, options={**tiny_recipe.hand.options, "train": "lora", "lora_rank": 2})
+    recipe = dataclasses.replace(tiny_recipe, hand=hand)
+    bridge = assemble(recipe)
+    lora = {name: tensor for name, tensor in bridge.trained().items() if "lora_" in name}
+    assert lora and all(2 in tensor.shape for tensor in lora.values())
+    assert not bridge.frozen().keys() & lora.keys()
+    with torch.no_grad():
+        for tensor in lora.values():
+            tensor.normal_()
+    save_bridge(bridge, tmp_path / "bridge", recipe, {})
+    loaded = load_pipeline(tmp_path).bridge
+    assert all(torch.equal(loaded.trained()[name], tensor) for name, tensor in bridge.trained().items())
+
+    def latents(bridge: Bridge, native: bool = False) -> torch.Tensor:
+        pipeline = BridgePipeline(bridge)
+        draw = pipeline.draw_native if native else pipeline
+        return draw("a red cat", seeds=[1], output_type="latent").images[0]
+
+    assert torch.equal(latents(loaded), latents(bridge))
+    plain = assemble(tiny_recipe)
+    assert torch.equal(latents(loaded, native=True), latents(plain, native=True))  # the baseline is the hand as it came

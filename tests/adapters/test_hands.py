@@ -229,6 +229,29 @@ def test_bfloat16_hand_predicts_float32(family: Family, folder: Path) -> None:
     assert hand.encode(torch.zeros(1, 3, 64, 64)).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lora_starts_as_the_hand_and_leaves_its_weights_alone(family: Family, folder: Path, dtype: str) -> None:
+    plain, hand = (family.load(str(folder), dtype=dtype, train=train, **family.load_options) for train in ("none", "lora"))
+    assert hand.identity == plain.identity and not plain.trainable()
+    latents, timestep = torch.randn(2, *family.latents), torch.tensor([300.0, 700.0])
+    condition, native = Condition(torch.randn(2, 5, hand.width), torch.ones(2, 5, dtype=torch.long)), described(hand, PROMPTS)
+    before = plain.predict(latents, timestep, condition).detach()
+    assert torch.equal(hand.predict(latents, timestep, condition), before)
+
+    frozen = {name: p.detach().clone() for name, p in hand.named_parameters() if not p.requires_grad}
+    optimizer = torch.optim.SGD(hand.trainable(), lr=1.0)
+    for _ in range(2):  # the second matrix is zero at first, so that the first one moves a step later
+        optimizer.zero_grad()
+        hand.loss(latents, condition, Objective(distill=0.5), (1, 2), teacher=native).sum().backward()
+        optimizer.step()
+    assert all(p.dtype == torch.float32 and p.grad is not None and p.grad.abs().max() > 0 for p in hand.trainable())
+    assert all(torch.equal(p, frozen[name]) for name, p in hand.named_parameters() if name in frozen)
+    assert not torch.equal(hand.predict(latents, timestep, condition), before)
+    with hand.untouched(), torch.no_grad():  # what teaches, and what the baseline draws with
+        assert torch.equal(hand.predict(latents, timestep, condition), before)
+    assert all(p.requires_grad for p in hand.trainable())
+
+
 def test_random_weights_are_the_same_every_time(family: Family, folder: Path) -> None:
     one, two = (family.load(str(folder), weights="random") for _ in range(2))
     assert one.identity == two.identity != family.load(str(folder)).identity
@@ -237,12 +260,13 @@ def test_random_weights_are_the_same_every_time(family: Family, folder: Path) ->
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"train": "lora"}, "hand.train: 'lora' given; only none is offered"),
+        ({"train": "half"}, "hand.train: 'half' given; it is one of: none, lora"),
+        ({"lora_rank": 4}, "hand.lora_rank: 4 given; it is 1 at least, and has an effect with hand.train=lora alone"),
         ({"weights": "none"}, "hand.weights: 'none' given"),
         ({"dtype": "int8"}, "hand.dtype: 'int8' given"),
     ],
 )
-def test_bad_options(family: Family, folder: Path, options: dict[str, str], line: str) -> None:
+def test_bad_options(family: Family, folder: Path, options: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError, match=line):
         family.load(str(folder), **options)
 
