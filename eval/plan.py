@@ -8,7 +8,7 @@ Drawing is cut into fixed chunks, so that a run that was killed draws the rest t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,9 @@ def make(
     *,
     limit: Mapping[str, int] | None = None,
     images: int | None = None,
-    baseline: bool = True,
+    rows: Sequence[str] = tuple(ROWS),
 ) -> Plan:
-    """`limit`: most prompts of a tag or kind, of each of a part, or of `all`; what is named more closely counts."""
+    """`limit`: most prompts of a tag or kind, of each of a part, or of `all`; what is named more closely counts. `rows`: which of ROWS."""
     benchmark = benchmarks.load(name)
     prompts = _prompts(name, limit or {})
     images = benchmark.IMAGES if images is None else images
@@ -98,7 +98,7 @@ def make(
             "base_seed": benchmark.BASE_SEED,
         },
         "bridge": dict(bridge),
-        "generation": {**generation, "rows": [row for row in ROWS if baseline or row != "native"], "chunk": CHUNK},
+        "generation": {**generation, "rows": list(rows), "chunk": CHUNK},
         "code": dict(code),
     }
     return Plan(identity, tuple(item for item, _ in pairs), {item.id: want for item, want in pairs})

@@ -126,14 +126,15 @@ def run_stage(stage: str, folder: Path) -> None:
         show(summarize(planned, read(planned, folder), folder))
 
 
-def make_plan(pipeline: BridgePipeline, folder: Path, options: Options) -> Plan:
-    """The plan in the folder, made if it is not there."""
+def make_plan(pipeline: BridgePipeline, folder: Path, options: Options, rows: Sequence[str] | None = None) -> Plan:
+    """The plan in the folder, made if it is not there. `rows`: ways to draw; all of the benchmark's unless given."""
     from metabridge.eval import plan
 
-    hand, baseline = pipeline.bridge.hand, options.baseline
-    if baseline and hand.describe([""]) is None:
+    hand = pipeline.bridge.hand
+    rows = [row for row in rows or plan.ROWS if options.baseline or row != "native"]
+    if "native" in rows and hand.describe([""]) is None:
         say("the hand has no text encoder of its own: no baseline")
-        baseline = False
+        rows.remove("native")
     generation = {
         "num_inference_steps": hand.default_steps if options.steps is None else options.steps,
         "guidance_scale": hand.default_guidance if options.guidance is None else options.guidance,
@@ -143,7 +144,7 @@ def make_plan(pipeline: BridgePipeline, folder: Path, options: Options) -> Plan:
         "batch_size": pipeline.batch_size,
     }
     suite, limit = options.suite or SUITE, limits(options.limit)
-    made = plan.make(suite, describe(pipeline), generation, code(), limit=limit, images=options.images, baseline=baseline)
+    made = plan.make(suite, describe(pipeline), generation, code(), limit=limit, images=options.images, rows=rows)
     return plan.save(made, folder)
 
 

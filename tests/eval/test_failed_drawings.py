@@ -25,7 +25,7 @@ def test_a_failed_drawing_is_counted(bridge: Bridge, tmp_path: Path, monkeypatch
     monkeypatch.setattr(bridge.hand, "draw", spoiled)
     pipeline = BridgePipeline(bridge, "tiny", batch_size=plan.CHUNK)
     generation = {**GENERATION, "batch_size": pipeline.batch_size}
-    planned = plan.save(plan.make("flatland", BRIDGE, generation, CODE, limit={"all": 1}, images=1, baseline=True), tmp_path)
+    planned = plan.save(plan.make("flatland", BRIDGE, generation, CODE, limit={"all": 1}, images=1), tmp_path)
     generate(planned, tmp_path, pipeline)
     records = {record["key"]: record for record in store.read(tmp_path / DRAWN)}
     for chunk in planned.chunks():
