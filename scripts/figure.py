@@ -1,6 +1,7 @@
-"""Draw docs/bridge.png, the picture at the top of the README, with the shipped bridge.
+"""The pictures of docs/, drawn with the shipped bridge, and the table of scores in docs/flatland.md.
 
-python -m metabridge.scripts.figure docs/bridge.png
+python -m metabridge.scripts.figure docs                               # bridge.png, flatland-scenes.png, flatland-loss.png
+python -m metabridge.scripts.figure docs evals/flatland/result.json    # the table, from `metabridge eval flatland -o evals/flatland`
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import random
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,6 +20,9 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
 from metabridge.adapters import find_bridge, load_pipeline
+from metabridge.bridge.files import write_whole
+from metabridge.eval import report
+from metabridge.eval.result import BASELINE
 from metabridge.training.flatland.captions import TAGS, captioned
 from metabridge.training.flatland.world import draw
 
@@ -26,6 +31,7 @@ PROMPTS = (
     "as many stars as a dog has legs",
     "the shape of a starfish in the color of a carrot",
 )
+START, END = "<!-- scores -->", "<!-- end -->"
 FROZEN, TRAINED, INK = "#dbe4f0", "#ffd9a0", "#1f2937"
 
 
@@ -93,8 +99,48 @@ def loss(path: Path) -> None:
     figure.savefig(path, dpi=100, facecolor="white")
 
 
+def scores(result: dict[str, Any], page: Path) -> None:
+    """Write the table between the marks of a page."""
+    tables, held = result["scores"], result["held_out"]["scores"]
+    native, gap = result["baselines"][BASELINE]["composition"], result["differences"][f"bridge - {BASELINE}"]["composition"]
+    held_native = result["held_out"]["baselines"][BASELINE]["composition"]
+    lines = [
+        "| composition | bridge | own text encoder | difference | held-out pairs: bridge | own text encoder |",
+        "|---|---|---|---|---|---|",
+    ]
+    for tag, cell in tables["composition"].items():
+        beside = (native[tag], gap[tag], held["composition"].get(tag), held_native.get(tag))
+        if tag == "overall":  # the held-out part has two of the six tags
+            beside = (*beside[:2], None, None)
+        lines.append(f"| {title(tag)} | {shown(cell)} | " + " | ".join(map(shown, beside)) + " |")
+    lines += [
+        "",
+        "| reasoning | implicit | with think | thoughts right | held-out pairings: with think | chance |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind, cell in tables["reasoning"]["think"].items():
+        thought = result["thoughts"][kind]["value"]
+        lines.append(
+            f"| {title(kind)} | {shown(tables['reasoning']['implicit'][kind])} | {shown(cell)} | {thought:.2f} | "
+            f"{shown(held['reasoning']['think'].get(kind))} | {cell['chance']:.2f} |"
+        )
+    before, _, rest = page.read_text(encoding="utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    write_whole(page, f"{before}{START}\n{chr(10).join(lines)}\n{END}{after}".encode())
+
+
+def shown(cell: dict[str, Any] | None) -> str:
+    return f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]" if cell else ""
+
+
+def title(kind: str) -> str:
+    return "**overall**" if kind == "overall" else report.NAMES.get(kind, kind)
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
+    if len(sys.argv) > 2:
+        return scores(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")), folder / "flatland.md")
     bridge(folder / "bridge.png")
     scenes(folder / "flatland-scenes.png")
     loss(folder / "flatland-loss.png")

@@ -6,7 +6,6 @@ In a recipe: `brain: {name: metabridge.scripts.prompt_states, repo: ...}`; `conn
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +34,6 @@ class PromptStates(auto.AutoBrain):
         return F.pad(last, (0, 0, len(queries) - last.shape[1], 0)) + 0 * queries.sum()  # so that they have a gradient: zero
 
 
-def load(**options: Any) -> PromptStates:
-    brain = auto.load(**options)
+def load(repo: str, revision: str = "main", dtype: str = "float32", weights: str = "pretrained") -> PromptStates:
+    brain = auto.load(repo, revision, dtype, weights)
     return PromptStates(brain.model, brain.collate, brain.identity)

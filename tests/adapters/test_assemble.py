@@ -19,6 +19,7 @@ from metabridge.bridge.interfaces import Example
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.pipeline import BridgePipeline
 from metabridge.bridge.recipe import Part, Recipe
+from metabridge.training import recipes
 
 
 def test_names() -> None:
@@ -165,3 +166,27 @@ def test_a_lora_of_the_hand_is_saved_and_loaded_back(tiny_recipe: Recipe, tmp_pa
     assert torch.equal(latents(loaded), latents(bridge))
     plain = assemble(tiny_recipe)
     assert torch.equal(latents(loaded, native=True), latents(plain, native=True))  # the baseline is the hand as it came
+
+
+def test_another_hand_is_another_line_of_the_recipe() -> None:
+    one, other = (Recipe.load(recipes.find(name)).to_dict() for name in ("flatland", "flatland-sd"))
+    assert {key for key in one if one[key] != other[key]} == {"name", "hand"}
+    bridge = assemble(Recipe.from_dict(other))
+    assert (bridge.hand.prediction, bridge.objective.name) == ("epsilon", "auto")
+
+
+def test_the_states_of_a_prompt_as_queries(tiny_recipe: Recipe) -> None:
+    """The ablation's brain: what it gives is the prompt's own last tokens, whatever the queries are."""
+    options = {**tiny_recipe.brain.options}
+    recipe = dataclasses.replace(tiny_recipe, brain=Part("metabridge.scripts.prompt_states", options))
+    brain, plain = assemble(recipe).brain, assemble(tiny_recipe).brain
+    inputs = brain.collate([Example("a red cat"), Example("a")])
+    queries = torch.randn(30, brain.width)
+    found = brain.query(brain.read(inputs), queries, (2, -1))
+    assert torch.equal(found, brain.query(brain.read(inputs), torch.randn(30, brain.width), (2, -1)))
+    with torch.no_grad():
+        expected = plain.model(**inputs, output_hidden_states=True).hidden_states[-1]
+    real = inputs["attention_mask"].bool()
+    length = real.shape[1]
+    assert (found[:, -length:, brain.width :][real] - expected[real]).abs().max() <= 1e-6
+    assert not found[:, :-length].any() and not found[:, -length:][~real].any()

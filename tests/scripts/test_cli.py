@@ -42,8 +42,14 @@ def test_dry_run_says_what_and_writes_nothing(metabridge: Command, recipe_file: 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["train", "flatlnad"], "flatlnad: no such recipe; did you mean flatland? it may be one of: flatland, flatland-demo; "),
-        (["train", "gone.yaml"], "recipe gone.yaml: no such file; give a recipe file, or a shipped name: flatland, flatland-demo"),
+        (
+            ["train", "flatlnad"],
+            "flatlnad: no such recipe; did you mean flatland? it may be one of: flatland, flatland-demo, flatland-sd; ",
+        ),
+        (
+            ["train", "gone.yaml"],
+            "recipe gone.yaml: no such file; give a recipe file, or a shipped name: flatland, flatland-demo, flatland-sd",
+        ),
         (["train", "tiny.yaml", "train.lrr=1"], "train.lrr: no such setting; did you mean lr? it may be one of: batch_size, "),
         (["train", "tiny.yaml", "train.lr=fast"], "train.lr: 'fast' given; it is a number"),
         (["train", "tiny.yaml", "train.steps=0"], "train.steps: 0 given; it is 1 at least"),

@@ -57,8 +57,11 @@ def vague(rng: random.Random, text: str) -> str:
 
 
 def riddle(rng: random.Random) -> str:
-    """A prompt that needs reasoning, about no picture in particular; a fact's name is left out of it, so that none is learnt here."""
-    text, _ = draw_reasoning(rng)
+    """A prompt that needs reasoning, about no picture in particular; a fact's name is left out of it, so that none is learnt here.
+
+    Half of them are negations: of all prompts these name the most that must not be drawn.
+    """
+    text, _ = draw_reasoning(rng, "negation" if rng.random() < 0.5 else None)
     for fact in _FACTS:
         text = text.replace(fact, "that")
     return text
