@@ -92,7 +92,7 @@ def loss(path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 3.2))
     axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], color="#2563eb", linewidth=1.2)
     axes.set(xlabel="step", ylabel="distillation loss", yscale="log", title="flatland, batch 64")
-    axes.set_yticks((0.02, 0.05, 0.1, 0.2, 0.5), ("0.02", "0.05", "0.1", "0.2", "0.5"))
+    axes.set_yticks(ticks := (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5), [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     figure.tight_layout()
