@@ -27,7 +27,7 @@ from metabridge.scripts.eval import Options, draw, make_plan, say, score
 from metabridge.scripts.quiet import quiet
 from metabridge.training import recipes
 
-BASE = "flatland-demo"
+BASE, STEPS = "flatland-demo", "train.steps=400"
 LIMITS = ("24",)  # prompts of a tag or kind, a picture each
 START, END = "<!-- runs -->", "<!-- end -->"
 
@@ -46,13 +46,14 @@ class Run:
 QUERIES, OBJECTIVE, NO_THINK = "Queries", "Objective", "objective.think=0"
 STATES = ("brain.name=metabridge.scripts.prompt_states", "connector.queries=24", NO_THINK)
 RUNS = {
-    "base": Run("Base", "flatland-demo"),
+    "base": Run("Base", "flatland-demo, 400 steps"),
     "queries-4": Run(QUERIES, "4 queries", ("connector.queries=4",)),
     "queries-64": Run(QUERIES, "64 queries", ("connector.queries=64",)),
     "states-last": Run(QUERIES, "no queries: last-layer states of the prompt", (*STATES, "connector.taps=[-1]"), thinks=False),
     "states-taps": Run(QUERIES, "no queries: states of the prompt, same taps", STATES, thinks=False),
     "queries-no-think": Run(QUERIES, "queries, no think rows", (NO_THINK,), thinks=False),
     "layers-1": Run("Connector", "1 layer", ("connector.layers=1",)),
+    "layers-2": Run("Connector", "2 layers", ("connector.layers=2",)),
     "layers-6": Run("Connector", "6 layers", ("connector.layers=6",)),
     "taps-last": Run("Taps", "last layer only", ("connector.taps=[-1]",)),
     "taps-middle": Run("Taps", "layer 3 only", ("connector.taps=[3]",)),
@@ -97,7 +98,7 @@ def do(name: str, out: Path, seed: int) -> None:
     if (folder / "eval" / "result.json").exists():
         return
     source = RUNS[run.like] if run.like else run
-    recipe = Recipe.load(recipes.find(BASE), (*source.overrides, f"train.seed={seed}", "log.sample_every=0"))
+    recipe = Recipe.load(recipes.find(BASE), (STEPS, *source.overrides, f"train.seed={seed}", "log.sample_every=0"))
     trained = out / f"{run.like or name}-{seed}" / "run"
     bridge = assemble(recipe)
     if train(recipe, bridge, trained) < recipe.train.steps:

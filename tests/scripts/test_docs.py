@@ -48,13 +48,13 @@ def test_the_table_of_ablations_has_the_runs_that_are_done_averaged_over_seeds(t
     lines = page.read_text().splitlines()
     assert lines[0] == "before" and lines[-1] == "after"
     rows = [line.split(" | ")[0].strip("| *") for line in lines if line.startswith("| ") and "[" in line]
-    assert rows == ["flatland-demo", "4 queries"]
+    assert rows == ["flatland-demo, 400 steps", "4 queries"]
     assert "| 4 queries | 0.50 [0.25, 0.75] |" in page.read_text()
     assert (tmp_path / "ablations.png").stat().st_size > 5000
 
 
 def test_every_ablation_is_a_recipe_that_can_be_read() -> None:
     for name, run in ablations.RUNS.items():
-        recipe = ablations.Recipe.load(ablations.recipes.find(ablations.BASE), run.overrides)
+        recipe = ablations.Recipe.load(ablations.recipes.find(ablations.BASE), (ablations.STEPS, *run.overrides))
         assert recipe.train.steps <= 400, name
         assert run.like is None or run.like in ablations.RUNS
