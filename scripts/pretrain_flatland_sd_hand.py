@@ -107,7 +107,7 @@ def make_pipeline(model: Drawing, vae: AutoencoderKL, tokenizer: CLIPTokenizer) 
 
 
 def main() -> None:
-    default = Settings(steps=6000, batch_size=64, lr=1e-3, warmup=200, ema=0.999)
+    default = Settings(steps=6500, batch_size=64, lr=1e-3, warmup=200, ema=0.999)
     work, out, settings = settings_from_command_line(__doc__, default)
     torch.manual_seed(settings.seed)
     vae = AutoencoderKL.from_pretrained(out / "vae", dtype=torch.float32)
