@@ -88,6 +88,7 @@ class PretrainedHand(DiffusionHand):
         super().__init__()
         self.denoiser, self.vae, self.scheduler = checkpoint.denoiser, checkpoint.vae, checkpoint.scheduler
         self.identity, self.native = checkpoint.identity, native
+        self.lora = lora_of(self.denoiser)
         self.prediction = prediction_of(checkpoint.scheduler)
         self.default_guidance, self.default_steps = guidance_scale, steps
 
@@ -107,11 +108,11 @@ class PretrainedHand(DiffusionHand):
         return height // self.factor, width // self.factor
 
     def trainable(self) -> list[nn.Parameter]:
-        return [parameter for name, parameter in self.denoiser.named_parameters() if "lora_" in name]
+        return self.lora
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        if not self.trainable():
+        if not self.lora:
             yield
             return
         self.denoiser.disable_adapters()
@@ -119,7 +120,7 @@ class PretrainedHand(DiffusionHand):
             yield
         finally:
             self.denoiser.enable_adapters()
-            for parameter in self.trainable():  # which peft turned off with the adapter
+            for parameter in self.lora:  # which peft turned off with the adapter
                 parameter.requires_grad_(True)
 
     def describe(self, captions: Sequence[str]) -> Condition | None:
@@ -177,9 +178,13 @@ def add_lora(denoiser: Any, rank: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
-    for name, parameter in denoiser.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.float()  # what is trained is never half precision
+    for parameter in lora_of(denoiser):
+        parameter.data = parameter.data.float()  # what is trained is never half precision
+
+
+def lora_of(denoiser: nn.Module) -> list[nn.Parameter]:
+    """The parameters that add_lora added; none without it."""
+    return [parameter for name, parameter in denoiser.named_parameters() if "lora_" in name]
 
 
 def drawn_anew(model: Any) -> Any:

@@ -18,18 +18,17 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from metabridge.bridge.artifact import apply, read_artifact
-from metabridge.bridge.files import write_whole
 from metabridge.bridge.pipeline import BridgePipeline
 from metabridge.bridge.recipe import Recipe, unknown
 from metabridge.eval import store
 from metabridge.eval.generate import Drawn
 from metabridge.scripts.eval import Options, draw, make_plan, say, score
+from metabridge.scripts.figure import fill, shown
 from metabridge.scripts.quiet import quiet
 from metabridge.training import recipes
 
 BASE, STEPS = "flatland-demo", "train.steps=400"
 LIMITS = ("24",)  # prompts of a tag or kind, a picture each
-START, END = "<!-- runs -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,6 @@ class Rewriting:
     def __call__(self, prompt: list[str], *, think: bool, **settings: Any) -> Drawn:
         return self.pipeline(prompt, think=think, think_mode="rewrite", **settings)
 
-    def draw_native(self, captions: list[str], **settings: Any) -> Drawn:
-        return self.pipeline.draw_native(captions, **settings)
-
 
 def do(name: str, out: Path, seed: int) -> None:
     """Train, draw and score one run; what is there already stays."""
@@ -106,7 +102,7 @@ def do(name: str, out: Path, seed: int) -> None:
     apply(read_artifact(trained / "bridge"), bridge)
     pipeline = BridgePipeline(bridge, str(trained))
     rows = ("bridge", "think") if run.thinks else ("bridge",)
-    planned = make_plan(pipeline, folder / "eval", Options("flatland", LIMITS, images=1, baseline=False), rows)
+    planned = make_plan(pipeline, folder / "eval", Options("flatland", LIMITS, images=1), rows)
     draw(planned, folder / "eval", Rewriting(pipeline) if run.like else pipeline, name)  # type: ignore[arg-type]
     score(planned, folder / "eval")
 
@@ -127,8 +123,8 @@ def cells(out: Path, name: str, seeds: Sequence[int]) -> dict[str, Mapping[str, 
     }
 
 
-def table(out: Path, seeds: Sequence[int]) -> str:
-    """Markdown: a row a run, under the name of what it changes."""
+def table(out: Path, seeds: Sequence[int]) -> list[str]:
+    """Lines of Markdown: a row a run, under the name of what it changes."""
     lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     group = ""
     for name, run in RUNS.items():
@@ -138,9 +134,8 @@ def table(out: Path, seeds: Sequence[int]) -> str:
         if run.group != group:
             group = run.group
             lines.append(f"| **{group}** |" + " |" * len(COLUMNS))
-        shown = (f"{c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" if (c := row.get(column)) else "" for column in COLUMNS)
-        lines.append(f"| {run.label} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+        lines.append(f"| {run.label} | " + " | ".join(shown(row.get(column)) for column in COLUMNS) + " |")
+    return lines
 
 
 def plot(out: Path, seeds: Sequence[int], path: Path) -> None:
@@ -163,9 +158,7 @@ def plot(out: Path, seeds: Sequence[int], path: Path) -> None:
 
 def report(out: Path, seeds: Sequence[int], docs: Path) -> None:
     page = docs / "ablations.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
-    write_whole(page, f"{before}{START}\n{table(out, seeds)}\n{END}{after}".encode())
+    fill(page, "<!-- runs -->", table(out, seeds))
     plot(out, seeds, docs / "ablations.png")
     say(f"wrote {page} and {docs / 'ablations.png'}")
 

@@ -6,10 +6,10 @@ python -m metabridge.scripts.figure docs evals/flatland/result.json    # the tab
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,18 @@ from PIL import Image
 
 from metabridge.adapters import find_bridge, load_pipeline
 from metabridge.bridge.files import write_whole
-from metabridge.eval import report
+from metabridge.eval import report, store
 from metabridge.eval.result import BASELINE
 from metabridge.training.flatland.captions import TAGS, captioned
 from metabridge.training.flatland.world import draw
+from metabridge.training.log import read_metrics
 
 PROMPTS = (
     "a square with the color of a ripe banana",
     "as many stars as a dog has legs",
     "the shape of a starfish in the color of a carrot",
 )
-START, END = "<!-- scores -->", "<!-- end -->"
+END = "<!-- end -->"
 FROZEN, TRAINED, INK = "#dbe4f0", "#ffd9a0", "#1f2937"
 
 
@@ -87,8 +88,7 @@ def scenes(path: Path) -> None:
 
 def loss(path: Path) -> None:
     """The loss of the shipped bridge by step."""
-    lines = (find_bridge("flatland") / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = read_metrics(find_bridge("flatland") / "log.jsonl")
     figure, axes = plt.subplots(figsize=(8, 3.2))
     axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], color="#2563eb", linewidth=1.2)
     axes.set(xlabel="step", ylabel="distillation loss", yscale="log", title="flatland, batch 64")
@@ -124,12 +124,18 @@ def scores(result: dict[str, Any], page: Path) -> None:
             f"| {title(kind)} | {shown(tables['reasoning']['implicit'][kind])} | {shown(cell)} | {thought:.2f} | "
             f"{shown(held['reasoning']['think'].get(kind))} | {cell['chance']:.2f} |"
         )
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
+    fill(page, "<!-- scores -->", lines)
+
+
+def fill(page: Path, start: str, lines: Sequence[str]) -> None:
+    """Write the lines between the mark `start` and the mark of an end."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(start)
     _, _, after = rest.partition(END)
-    write_whole(page, f"{before}{START}\n{chr(10).join(lines)}\n{END}{after}".encode())
+    write_whole(page, "\n".join([before + start, *lines, END + after]).encode())
 
 
-def shown(cell: dict[str, Any] | None) -> str:
+def shown(cell: Mapping[str, Any] | None) -> str:
+    """0.50 [0.25, 0.75]; nothing where nothing was measured."""
     return f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]" if cell else ""
 
 
@@ -140,7 +146,7 @@ def title(kind: str) -> str:
 def main() -> None:
     folder = Path(sys.argv[1])
     if len(sys.argv) > 2:
-        return scores(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")), folder / "flatland.md")
+        return scores(store.read_json(Path(sys.argv[2])), folder / "flatland.md")
     bridge(folder / "bridge.png")
     scenes(folder / "flatland-scenes.png")
     loss(folder / "flatland-loss.png")

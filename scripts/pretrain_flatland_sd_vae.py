@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from metabridge.scripts.pretrain_flatland_vae import finish_vae, kept, pictures
-from metabridge.scripts.pretraining import Settings, pretrain, settings_from_command_line
+from metabridge.scripts.pretrain_flatland_vae import train_vae
+from metabridge.scripts.pretraining import Settings, settings_from_command_line
 
 CHANNELS = 4
 
@@ -50,10 +50,7 @@ def main() -> None:
     work, out, settings = settings_from_command_line(__doc__, default)
     torch.manual_seed(settings.seed)
     vae = make_vae()
-    print(f"{sum(p.numel() for p in vae.parameters()):,} parameters")
-    model = Reconstruction(vae)
-    scores = pretrain(model, lambda rows: pictures(row.seed for row in rows), settings, work, lambda _: kept(vae), evaluate_every=250)
-    finish_vae(vae, work, out, settings, scores)
+    train_vae(vae, Reconstruction(vae), work, out, settings, evaluate_every=250)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Several processes: torchrun --nproc-per-node N. Run the same command again to re
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from metabridge.adapters.pretrained import latents_of
 from metabridge.eval.detect.flatland import correct
-from metabridge.scripts.pretraining import Settings, finish, pretrain, settings_from_command_line
+from metabridge.scripts.pretraining import Row, Settings, finish, pretrain, settings_from_command_line
 from metabridge.training.data import to_pixels
 from metabridge.training.flatland.captions import TAGS, captioned
 from metabridge.training.flatland.world import draw
@@ -49,8 +49,19 @@ class Reconstruction(nn.Module):
         return F.l1_loss(decoded, pixels) + 4 * F.mse_loss(decoded, pixels) + self.spread * excess
 
 
+def train_vae(vae: AutoencoderDC | AutoencoderKL, model: nn.Module, work: Path, out: Path, settings: Settings, evaluate_every: int) -> None:
+    """Train `vae` through `model`, whose forward(pixels) is the loss, and save it."""
+    print(f"{sum(p.numel() for p in vae.parameters()):,} parameters")
+
+    def batch(rows: Sequence[Row]) -> Tensor:
+        return pictures(row.seed for row in rows)
+
+    scores = pretrain(model, batch, settings, work, lambda _: kept(vae), evaluate_every)
+    save_scaled(vae, work, out, settings, scores)
+
+
 @torch.no_grad()
-def finish_vae(vae: AutoencoderDC | AutoencoderKL, work: Path, out: Path, settings: Settings, scores: dict[str, float]) -> None:
+def save_scaled(vae: AutoencoderDC | AutoencoderKL, work: Path, out: Path, settings: Settings, scores: dict[str, float]) -> None:
     """Save it with the factor that brings its latents to unit variance."""
     latents = torch.cat([latents_of(vae, pictures(range(k, k + 100)).to(vae.device)) for k in range(0, 1000, 100)])
     vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
@@ -84,10 +95,7 @@ def main() -> None:
         encoder_qkv_multiscales=((),) * 4,
         decoder_qkv_multiscales=((),) * 4,
     )
-    print(f"{sum(p.numel() for p in vae.parameters()):,} parameters")
-    model = Reconstruction(vae)
-    scores = pretrain(model, lambda rows: pictures(row.seed for row in rows), settings, work, lambda _: kept(vae), evaluate_every=500)
-    finish_vae(vae, work, out, settings, scores)
+    train_vae(vae, Reconstruction(vae), work, out, settings, evaluate_every=500)
 
 
 if __name__ == "__main__":

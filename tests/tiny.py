@@ -164,7 +164,7 @@ def make_hand(folder: Path, seed: int = 0, text_encoder: bool = True) -> Path:
     return folder
 
 
-def make_sd_hand(folder: Path, seed: int = 0, text_encoder: bool = True, prediction: str = "epsilon") -> Path:
+def make_sd_hand(folder: Path, seed: int = 0, text_encoder: bool = True) -> Path:
     """A StableDiffusionPipeline folder: 64x64 pixels, latents 4 x 16 x 16, conditioning width 16, captions of 16 tokens."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -204,7 +204,7 @@ def make_sd_hand(folder: Path, seed: int = 0, text_encoder: bool = True, predict
         for model in (unet, vae, encoder):
             _spread(model)
     scheduler = diffusers.DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1, prediction_type=prediction
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1
     )
     encoders = {"tokenizer": words, "text_encoder": encoder} if text_encoder else {"tokenizer": None, "text_encoder": None}
     unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
