@@ -38,6 +38,7 @@ class Example:
     target: Image.Image | None = None  # what the hand should draw; None when drawing
     history: tuple[Turn, ...] = ()
     thought: str | None = None  # read after the prompt, before the queries; None = the queries stand right after the prompt
+    caption: str | None = None  # the target in words that the hand's own text encoder knows (distillation); None = thought or prompt
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Run:
 
 
 QUERIES, OBJECTIVE, NO_THINK = "Queries", "Objective", "objective.think=0"
+REWORDED = "data=[{source: flatland, reworded: 0.5}]"
 STATES = ("brain.name=metabridge.scripts.prompt_states", "connector.queries=24", NO_THINK)
 RUNS = {
     "base": Run("Base", "flatland-demo, 400 steps"),
@@ -61,6 +62,7 @@ RUNS = {
     "mix": Run(OBJECTIVE, "half flow, half distillation", ("objective.distill=0.5",)),
     "distill-half": Run(OBJECTIVE, "distillation, half the steps", ("train.steps=200",)),
     "flow-half": Run(OBJECTIVE, "flow loss, half the steps", ("train.steps=200", "objective.distill=0")),
+    "reworded": Run("Data", "half of the captions in the forms of reasoning prompts, no facts", (REWORDED,)),
     "untrained": Run("Brain", "untrained brain", ("brain.weights=random",)),
     "rewrite": Run("Thought", "thought instead of the prompt", like="base"),
 }  # fmt: skip

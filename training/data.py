@@ -28,11 +28,13 @@ from metabridge.training.seeds import row_seed
 Row = Callable[[int], Example]  # seed -> one row
 
 
-def flatland(think: float) -> Row:
-    """The embedded world: drawn on the fly, never the same row twice."""
+def flatland(think: float, reworded: float = 0.0) -> Row:
+    """The embedded world: drawn on the fly, never the same row twice. `reworded`: this share of captions in other words."""
     from metabridge.training.flatland.rows import row
 
-    return lambda seed: row(seed, think)
+    if not 0 <= reworded <= 1:
+        raise UserError(f"data flatland.reworded: {reworded} given; it is a share of the rows, 0 to 1")
+    return lambda seed: row(seed, think, reworded)
 
 
 # A further source is one entry: a function of the share of think rows and of its own options in the recipe.
@@ -80,7 +82,7 @@ class Mixture:
                 f"data {self.sources[which].source}: row {index} of step {step} has no target picture; a training row needs one"
             )
         dropped = drop(example, self.objective, rng.random())
-        caption = (dropped.thought or dropped.prompt) if self.sources[which].task == "t2i" else None
+        caption = (dropped.caption or dropped.thought or dropped.prompt) if self.sources[which].task == "t2i" else None
         return Drawn(dropped, caption)
 
     def prompts(self, count: int) -> list[str]:
@@ -102,7 +104,7 @@ def drop(example: Example, objective: Objective, u: float) -> Example:
     A row without pictures knows one null row, "". A null row has no thought.
     """
     text, image, both = objective.drop_text, objective.drop_image, objective.drop_both
-    no_text = dataclasses.replace(example, prompt="", thought=None)
+    no_text = dataclasses.replace(example, prompt="", thought=None, caption=None)
     if not example.images:
         return no_text if u < text + both else example
     if u < text:

@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from metabridge.training.flatland.captions import PREFIXES, SUFFIXES, TAGS, bare, captioned, plural, split
+from metabridge.eval.detect.flatland import detect
+from metabridge.training.flatland.captions import NUMBERS, PREFIXES, SUFFIXES, TAGS, bare, captioned, plural, split
 from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS, pairing_held_out
 from metabridge.training.flatland.lessons import (
     AGAIN,
@@ -155,3 +156,26 @@ def test_no_row_of_a_connector_names_a_fact():
     prompts = [row(seed, think=1.0).prompt for seed in range(3000)]
     assert not [prompt for prompt in prompts if any(fact in prompt for fact in facts)]
     assert any("colored like that" in prompt for prompt in prompts) and any("as many" in prompt for prompt in prompts)
+
+
+def test_captions_in_other_words_show_the_form_of_a_reasoning_prompt_and_no_fact():
+    facts = [*COLOR_FACTS, *SHAPE_FACTS, *NUMBER_FACTS]
+    rows = [row(seed, think=0.0, reworded=1.0) for seed in range(300)]
+    assert not [r.prompt for r in rows if any(fact in r.prompt for fact in facts)]
+    assert {"a red heart", "three squares", "a star"} <= {r.caption for r in rows}
+    forms = ("colored like", "shaped like", "as many", "on the shape of")
+    assert all(any(form in r.prompt for r in rows) for form in forms)
+    for r in rows:
+        found = [(o.color, o.shape) for o in detect(r.target)]
+        assert not HELD_OUT_PAIRS & set(found)
+        words = r.caption.split()
+        assert all(
+            (color in words or not set(COLORS) & set(words)) and (shape in words or plural(shape) in words) for color, shape in found
+        )
+        assert len(found) == next((n for n, word in enumerate(NUMBERS) if word == words[0]), 1)
+
+
+def test_a_share_of_captions_in_other_words_leaves_the_thoughts_alone():
+    plain, mixed = ([row(seed, 0.5, share) for seed in range(400)] for share in (0.0, 0.5))
+    assert [r.thought for r in plain] == [r.thought for r in mixed]
+    assert np.mean([r.caption is not None for r in mixed if r.thought is None]) == pytest.approx(0.5, abs=0.1)

@@ -66,6 +66,15 @@ def test_rates_of_the_guidance_rows_and_of_thoughts(tree: Tree) -> None:
     assert abs(len(thoughts) / 2000 - 0.9 * 0.3) < 0.04 and all(row.caption == row.example.thought for row in thoughts)
 
 
+def test_the_teacher_is_told_the_plain_caption(tree: Tree) -> None:
+    """The hand's own text encoder knows captions alone; a dropped row is dropped for it too."""
+    tree["objective"] = {"think": 0.0, "drop_text": 0.2}
+    tree["data"][0]["reworded"] = 1.0
+    rows = [Mixture(Recipe.from_dict(tree)).row(0, index) for index in range(50)]
+    assert all(row.caption == row.example.caption != row.example.prompt for row in rows if row.example.prompt)
+    assert {row.caption for row in rows if not row.example.prompt} == {""}
+
+
 @pytest.mark.parametrize("think", [0.0, 0.5, 1.0])
 def test_prompts_for_the_sheet(tree: Tree, think: float) -> None:
     """Also where every row has a thought: then the thoughts, which say what is drawn."""
@@ -108,6 +117,10 @@ def test_sources_that_do_not_exist_and_settings_without_effect(tree: Tree) -> No
     wrong = copy.deepcopy(tree)
     wrong["data"][0]["wieght"] = 2
     with pytest.raises(UserError, match=r"data flatland.wieght: no such setting; did you mean weight\?"):
+        Mixture(Recipe.from_dict(wrong))
+    wrong = copy.deepcopy(tree)
+    wrong["data"][0]["reworded"] = 2
+    with pytest.raises(UserError, match=r"data flatland.reworded: 2 given; it is a share of the rows, 0 to 1"):
         Mixture(Recipe.from_dict(wrong))
     tree["objective"] = {"drop_image": 0.1}
     with pytest.raises(UserError, match=r"objective.drop_image: no source of this recipe has pictures"):

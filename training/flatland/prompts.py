@@ -13,6 +13,12 @@ from metabridge.training.flatland.captions import NUMBERS, Want, captioned, coun
 from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS, pairing_held_out
 from metabridge.training.flatland.world import COLORS, HELD_OUT_PAIRS, SHAPES, pick
 
+_ANSWERS = {  # what a prompt says in a fact's place where no fact is needed
+    **COLOR_FACTS,
+    **{fact: noun(None, shape) for fact, shape in SHAPE_FACTS.items()},
+    **{fact: NUMBERS[number] for fact, number in NUMBER_FACTS.items()},
+}
+
 KINDS = ("color_fact", "shape_fact", "number_fact", "arithmetic", "two_hop", "negation", "comparison")
 
 
@@ -59,6 +65,17 @@ def draw_reasoning(rng: random.Random, kind: str | None = None, held_out: bool =
         drawn = _KIND[kind or rng.choice(KINDS)](rng)
         if drawn.held_out == held_out:
             return drawn.text, drawn.rewrite
+
+
+def reworded_caption(rng: random.Random) -> tuple[str, str, Want]:
+    """(prompt, plain caption, what it asks for): a prompt on a fact with the fact's answer in its place, as "a star colored like red"."""
+    while True:
+        drawn = _KIND[rng.choice(("color_fact", "shape_fact", "number_fact", "two_hop"))](rng)
+        text = drawn.text
+        for fact in sorted(_ANSWERS, key=len, reverse=True):
+            text = text.replace(fact, _ANSWERS[fact])
+        if not any(pair in HELD_OUT_PAIRS for pair in drawn.want.objects):
+            return text, drawn.rewrite, drawn.want
 
 
 def chance(kind: str) -> float:

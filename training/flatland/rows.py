@@ -7,8 +7,8 @@ import random
 from metabridge.bridge.interfaces import Example
 from metabridge.training.flatland.captions import bare, captioned, plural, split
 from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS
-from metabridge.training.flatland.prompts import draw_reasoning
-from metabridge.training.flatland.world import COLORS, SHAPES, draw
+from metabridge.training.flatland.prompts import draw_reasoning, reworded_caption
+from metabridge.training.flatland.world import COLORS, HELD_OUT_PAIRS, SHAPES, arrange, draw, pick
 
 _VAGUE = (
     "something",
@@ -23,14 +23,17 @@ _FACTS = sorted([*COLOR_FACTS, *SHAPE_FACTS, *NUMBER_FACTS], key=len, reverse=Tr
 _PLURALS = {plural(shape) for shape in SHAPES}
 
 
-def row(seed: int, think: float) -> Example:
+def row(seed: int, think: float, reworded: float = 0.0) -> Example:
     """The row of a seed. A share `think` of the rows is read as prompt + thought before the queries, the prompt being vague.
 
     With prompt = thought the queries would have no reason to look at the thought; a vague prompt gives them one.
+    `reworded`: this share of the other rows says its caption in the forms that reasoning prompts have (`in_other_words`).
     """
     rng = random.Random(seed)
     c = captioned(rng)
     if rng.random() >= think:
+        if reworded and rng.random() < reworded:
+            return in_other_words(rng)
         return Example(prompt=c.text, target=draw(c.scene))
     thought = c.text
     if rng.random() < 0.75:  # a brain's thought is a bare caption; only texts that are not kept for evaluation
@@ -54,6 +57,19 @@ def vague(rng: random.Random, text: str) -> str:
         return riddle(rng)
     kept = [w for w in words if rng.random() < 0.5]
     return " ".join(kept) or rng.choice(_VAGUE)
+
+
+def in_other_words(rng: random.Random) -> Example:
+    """A caption in the form of a prompt that needs a fact, with the answer in the fact's place: "a star colored like red".
+
+    It shows how such prompts are built, and no fact.
+    """
+    text, caption, want = reworded_caption(rng)
+    color, _ = pick(rng)
+    while any((color, shape) in HELD_OUT_PAIRS for named, shape in want.objects if named is None):
+        color, _ = pick(rng)
+    scene = arrange(rng, [(named or color, shape) for named, shape in want.objects])
+    return Example(prompt=text, target=draw(scene), caption=caption)
 
 
 def riddle(rng: random.Random) -> str:
