@@ -1,5 +1,6 @@
 # make demo   train a small connector on Flatland, draw with it, score it: demo/report.html
 # make test   format, lint, types, tests
+# make soak   every case of the adapters' contracts, of which test runs one a family
 # Each does all set-up on a fresh machine, and nothing twice.
 
 PYTHON ?= python3
@@ -8,9 +9,9 @@ INSTALLED := $(VENV)/.installed
 CODE := bridge adapters training eval scripts
 
 # The tests' models are tiny: more threads than this only get in each other's way.
-test: export OMP_NUM_THREADS ?= 2
+test soak: export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test
+.PHONY: demo test soak
 
 demo: $(INSTALLED)
 	$(VENV)/bin/metabridge demo --out demo
@@ -22,6 +23,9 @@ test: $(INSTALLED)
 	for folder in $(CODE); do ln -sfn ../../$$folder .typing/metabridge/$$folder; done
 	MYPYPATH=.typing $(VENV)/bin/mypy -p metabridge.bridge
 	$(VENV)/bin/python -m pytest --durations=10 --cov=metabridge.bridge --cov-report=term --cov-fail-under=90
+
+soak: $(INSTALLED)
+	$(VENV)/bin/python -m pytest --durations=10 -m 'soak or not soak' tests/adapters
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("metabridge needs Python 3.11 or newer; make PYTHON=/path/to/it")'

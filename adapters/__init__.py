@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from metabridge.bridge.pipeline import BridgePipeline
 
 KINDS = ("brains", "hands")
+SHARED = {"brains": (), "hands": ("loras", "gradient_checkpointing", "compile")}  # options that every adapter of a kind has
 
 
 def names(kind: str) -> list[str]:
@@ -30,13 +31,18 @@ def load(kind: str, part: Part) -> Any:
     """Import adapters/<kind>/<name>.py (a dotted name is a third party's module) and call its load(**options)."""
     module = _module(kind, part.name)
     parameters = inspect.signature(module.load).parameters
-    singular = kind.removesuffix("s")
+    singular, shared = kind.removesuffix("s"), SHARED[kind]
     for option in part.options:
-        if option not in parameters:
-            raise UserError(unknown(f"{singular}.{option}", parameters, f"option of {singular} {part.name}"))
+        if option not in parameters and option not in shared:
+            raise UserError(unknown(f"{singular}.{option}", [*parameters, *shared], f"option of {singular} {part.name}"))
     if missing := [p.name for p in parameters.values() if p.default is p.empty and p.name not in part.options]:
         raise UserError(f"{singular}.{missing[0]}: missing; {singular} {part.name} needs it")
-    return module.load(**part.options)
+    loaded = module.load(**{name: value for name, value in part.options.items() if name in parameters})
+    if prepared := {name: value for name, value in part.options.items() if name not in parameters}:
+        from metabridge.adapters.prepare import prepare_hand
+
+        prepare_hand(loaded, **prepared)
+    return loaded
 
 
 def assemble(recipe: Recipe, device: str = "cpu", scale: float | None = None) -> Bridge:
@@ -54,7 +60,8 @@ def assemble(recipe: Recipe, device: str = "cpu", scale: float | None = None) ->
             raise UserError("objective.distill: this hand has no text encoder to learn from; set objective.distill=0")
         scale = hand.condition_rms() if scale is None else scale
         torch.manual_seed(recipe.train.seed)
-        bridge = Bridge(brain, hand, recipe.connector, recipe.objective, scale)
+        with torch.device("meta" if device == "meta" else "cpu"):  # values are drawn on the CPU, the same for every device
+            bridge = Bridge(brain, hand, recipe.connector, recipe.objective, scale)
     return bridge.to(device)
 
 

@@ -7,31 +7,43 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from metabridge.adapters.pictures import MAX_PIXELS, MIN_PIXELS, plain
 from metabridge.adapters.processors import load_processor
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Example, Inputs
 
 Message = dict[str, Any]
+SETTINGS = ("path", "revision", "think_template", "max_pixels", "trust_remote_code")  # what travels to a worker
 
 
 class ChatCollate:
     """Pictures in order, then the text, then the generation prompt; always padded on the left.
 
-    A pickle or a copy of it holds the path; the processor is loaded when it is first asked for.
+    A picture may have any mode and size: it is turned upright as its EXIF says, made RGB (transparent = white), and scaled down to
+    `max_pixels` before the brain's own processor sees it. A pickle or a copy holds the settings; the processor is loaded when it is
+    first asked for.
     """
 
-    def __init__(self, path: str, revision: str, think_template: str) -> None:
-        self.path, self.revision, self.think_template = path, revision, think_template
+    def __init__(
+        self, path: str, revision: str, think_template: str, max_pixels: int = MAX_PIXELS, trust_remote_code: bool = False
+    ) -> None:
+        if not isinstance(max_pixels, int) or max_pixels < MIN_PIXELS:
+            raise UserError(
+                f"brain.max_pixels: {max_pixels!r} given; a whole number from {MIN_PIXELS} (32 x 32) on, {MAX_PIXELS} by default"
+            )
+        self.path, self.revision, self.think_template, self.max_pixels = path, revision, think_template, max_pixels
+        self.trust_remote_code = trust_remote_code
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name in ("path", "revision", "think_template")}
+        return {name: value for name, value in self.__dict__.items() if name in SETTINGS}
 
     @cached_property
     def processor(self) -> Any:
-        processor = load_processor(self.path, self.revision)
+        processor = load_processor(self.path, self.revision, self.trust_remote_code)
         tokenizer = getattr(processor, "tokenizer", processor)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token  # as Llama's: any token will do behind a mask
@@ -65,7 +77,7 @@ class ChatCollate:
         turns = [(turn.role, turn.text, turn.images) for turn in example.history]
         return [self._message(*turn) for turn in (*turns, ("user", text, example.images))]
 
-    def _message(self, role: str, text: str, images: Sequence[Any]) -> Message:
+    def _message(self, role: str, text: str, images: Sequence[Image.Image]) -> Message:
         for token in self.special_tokens:
             if token in text:
                 raise UserError(f"prompt: holds the brain's special token {token}, which would end or change the turn; leave it out")
@@ -73,7 +85,7 @@ class ChatCollate:
             if images:
                 raise UserError("image: this brain reads text only; leave the pictures out or use a multimodal brain")
             return {"role": role, "content": text}
-        pictures = [{"type": "image", "image": image.convert("RGB")} for image in images]
+        pictures = [{"type": "image", "image": plain(image, self.max_pixels)} for image in images]
         return {"role": role, "content": [*pictures, {"type": "text", "text": text}]}
 
     def _token_ids(self, conversations: list[list[Message]]) -> list[list[int]]:
@@ -91,13 +103,19 @@ class ChatCollate:
         return [next(ids) if example.thought else [] for example in examples]
 
     def _tokens_and_pixels(self, conversations: list[list[Message]]) -> Inputs:
-        batch = self.processor.apply_chat_template(
-            conversations,
-            tokenize=True,
-            return_dict=True,
-            add_generation_prompt=True,
-            processor_kwargs={"padding": True, "padding_side": "left", "return_tensors": "pt"},
-        )
+        try:
+            batch = self.processor.apply_chat_template(
+                conversations,
+                tokenize=True,
+                return_dict=True,
+                add_generation_prompt=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True, "padding_side": "left"},
+            )
+        except ValueError as error:
+            content = [part for turns in conversations for turn in turns for part in turn["content"] if part["type"] == "image"]
+            sizes = ", ".join("{} x {}".format(*part["image"].size) for part in content)
+            raise UserError(f"image: the brain's own processor refuses pictures of {sizes} ({' '.join(str(error).split())})") from error
         return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
 
     def _append(self, batch: Inputs, thoughts: list[list[int]]) -> Inputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from metabridge.adapters import skeleton
 from metabridge.bridge.artifact import is_local
 from metabridge.bridge.errors import UserError
 
@@ -25,7 +26,7 @@ def locate(repo: str, revision: str = "main") -> str:
         return str(path.resolve())
     if repo.count("/") != 1 or any(character.isspace() for character in repo):
         raise UserError(f"{repo}: neither a folder here nor a hub id; write ./folder, owner/name or package:flatland/...")
-    return repo
+    return skeleton.configs_of(repo) if skeleton.active() else repo
 
 
 def hub_error(repo: str, revision: str, error: Exception) -> UserError:

@@ -4,78 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
-from peft import LoraConfig
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from metabridge.adapters.brains.auto import torch_dtype
-from metabridge.adapters.locate import hub_error, locate
-from metabridge.bridge.artifact import fingerprint
+from metabridge.adapters.checkpoint import Checkpoint
+from metabridge.adapters.loras import lora_of, put_on, switch
+from metabridge.adapters.schedules import prediction_of
 from metabridge.bridge.diffusion import DiffusionHand
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition
 
-LORA_RANK = 8
 CAPTIONS = ("a red square", "two dogs on a green field", "a city street at night in the rain", "a cup of coffee left of a book")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The parts of a pipeline folder that draw, frozen but for a LoRA, and where its text encoder lies."""
-
-    path: str
-    revision: str
-    dtype: torch.dtype
-    denoiser: Any
-    vae: Any
-    scheduler: Any
-    identity: dict[str, str]
-    has_text_encoder: bool
-
-
-def load_checkpoint(
-    repo: str,
-    revision: str,
-    dtype: str,
-    train: str,
-    lora_rank: int | None,
-    weights: str,
-    denoiser: tuple[str, Any],
-    vae: tuple[str, Any],
-) -> Checkpoint:
-    """A pipeline's folder or hub id. `denoiser` and `vae`: (subfolder, class)."""
-    if train not in ("none", "lora"):
-        raise UserError(f"hand.train: {train!r} given; it is one of: none, lora")
-    if lora_rank is not None and (train != "lora" or lora_rank < 1):
-        raise UserError(f"hand.lora_rank: {lora_rank} given; it is 1 at least, and has an effect with hand.train=lora alone")
-    if weights not in ("pretrained", "random"):
-        raise UserError(f"hand.weights: {weights!r} given; it is one of: pretrained, random")
-    path, kind = locate(repo, revision), torch_dtype(dtype, "hand.dtype")
-    try:
-        index = diffusers.DiffusionPipeline.load_config(path, revision=revision)
-        parts = {
-            name: cls.from_pretrained(path, subfolder=name, revision=revision, dtype=kind).eval().requires_grad_(False)
-            for name, cls in (denoiser, vae)
-        }
-        scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(path, subfolder="scheduler", revision=revision)
-    except UserError:
-        raise
-    except (OSError, ValueError, LookupError, AttributeError, SafetensorError) as error:
-        raise hub_error(repo, revision, error) from error
-    if weights == "random":
-        parts[denoiser[0]] = drawn_anew(parts[denoiser[0]])
-    tensors = {f"{name}.{key}": x for name, part in parts.items() for key, x in part.state_dict().items()}
-    identity = {"repo": repo, "revision": revision, "fingerprint": fingerprint(tensors)}
-    if train == "lora":
-        add_lora(parts[denoiser[0]], lora_rank or LORA_RANK)
-    told = index.get("text_encoder", [None])[0] is not None
-    return Checkpoint(path, revision, kind, parts[denoiser[0]], parts[vae[0]], scheduler, identity, told)
 
 
 class PretrainedHand(DiffusionHand):
@@ -89,39 +33,57 @@ class PretrainedHand(DiffusionHand):
         self.denoiser, self.vae, self.scheduler = checkpoint.denoiser, checkpoint.vae, checkpoint.scheduler
         self.identity, self.native = checkpoint.identity, native
         self.lora = lora_of(self.denoiser)
+        self.pipeline_class = getattr(diffusers, checkpoint.pipeline)
+        self.worn: Sequence[tuple[Path, float]] = ()
         self.prediction = prediction_of(checkpoint.scheduler)
         self.default_guidance, self.default_steps = guidance_scale, steps
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        return wide(latents_of(self.vae, pixels.to(self.vae.dtype))) * self.vae.config.scaling_factor
+        return (wide(latents_of(self.vae, pixels.to(self.vae.dtype))) - self._shift) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+        pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor + self._shift).sample
         return wide(pixels)
 
-    def latent_size(self, height: int, width: int, step: int) -> tuple[int, int]:
-        """Height and width in latents, where both are multiples of `step` pixels."""
+    @property
+    def _shift(self) -> float:
+        """What the autoencoder's latents are centred on; most know none."""
+        return self.vae.config.get("shift_factor") or 0.0
+
+    def latent_size(self, height: int, width: int, step: int, most: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Height and width in latents, where both are multiples of `step` pixels, and not beyond `most` steps."""
         if height < step or width < step or height % step or width % step:
             raise UserError(f"height, width: {height}x{width} given; each is a multiple of {step} for this hand")
+        if most is not None and (height > most[0] * step or width > most[1] * step):
+            raise UserError(f"height, width: {height}x{width} given; this hand has positions for {most[0] * step}x{most[1] * step}")
         return height // self.factor, width // self.factor
+
+    def refuse_longer(self, condition: Condition, most: int) -> None:
+        """A condition longer than the denoiser's table of positions is an error on the CPU, and on a GPU worse."""
+        length = condition.embeds.shape[1]
+        if length > most:
+            raise UserError(f"condition: {length} tokens given; this hand has positions for {most}, lower connector.queries")
 
     def trainable(self) -> list[nn.Parameter]:
         return self.lora
+
+    def wear(self, files: Sequence[tuple[Path, float]]) -> None:
+        """Put LoRA files made elsewhere on the denoiser, each with its weight; `untouched` leaves them on."""
+        put_on(self.pipeline_class, {"vae": self.vae, "scheduler": self.scheduler}, self.denoiser, files)
+        self.worn = files
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
         if not self.lora:
             yield
             return
-        self.denoiser.disable_adapters()
+        switch(self.denoiser, self.worn, trained=False)
         try:
             yield
         finally:
-            self.denoiser.enable_adapters()
-            for parameter in self.lora:  # which peft turned off with the adapter
-                parameter.requires_grad_(True)
+            switch(self.denoiser, self.worn, trained=True)
 
     def describe(self, captions: Sequence[str]) -> Condition | None:
         return None if self.native is None else self.native(captions, self.denoiser.device)
@@ -133,22 +95,25 @@ class PretrainedHand(DiffusionHand):
         condition = self.native(CAPTIONS, self.denoiser.device)
         if not loaded:
             self.native.release()  # gigabytes that only this one number needed
-        real = condition.embeds[condition.mask.bool()]
+        # zeros stand for padding, or for a text encoder that was left out
+        real = condition.embeds[condition.mask.bool() & condition.embeds.any(dim=-1)]
         return float(real.square().mean().sqrt())
 
 
 class Native:
     """The checkpoint's own text encoder behind the official encode_prompt; loaded when first asked. Not part of what is drawn with."""
 
-    pipeline_class: ClassVar[Any]
-    omitted: ClassVar[Mapping[str, Any]]  # parts of the pipeline that encode_prompt does without
+    pipeline_class: Any
+    omitted: Mapping[str, Any]  # parts of the pipeline that encode_prompt does without
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.path, self.revision, self.dtype = checkpoint.path, checkpoint.revision, checkpoint.dtype
+        self.absent: dict[str, Any] = dict.fromkeys(checkpoint.absent)  # diffusers wants to be told
 
     @cached_property
     def pipeline(self) -> Any:
-        return self.pipeline_class.from_pretrained(self.path, revision=self.revision, dtype=self.dtype, **self.omitted)
+        omitted = {**self.absent, **self.omitted}
+        return self.pipeline_class.from_pretrained(self.path, revision=self.revision, dtype=self.dtype, **omitted)
 
     @property
     def loaded(self) -> bool:
@@ -159,11 +124,18 @@ class Native:
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str], device: torch.device) -> Condition:
-        self.pipeline.text_encoder.to(device).eval()
+        for name, part in self.pipeline.components.items():
+            if name.startswith("text_encoder") and part is not None:
+                part.to(device).eval()
         return self.encode(list(captions), device)
 
     def encode(self, captions: list[str], device: torch.device) -> Condition:
         raise NotImplementedError
+
+
+def numbers(values: Sequence[float], latents: Tensor) -> Tensor:
+    """The same `values` for each row of latents -> [B, len(values)], written on their device without a copy from the host."""
+    return torch.stack([latents.new_full(latents.shape[:1], value) for value in values], dim=1)
 
 
 def latents_of(vae: nn.Module, pixels: Tensor) -> Tensor:
@@ -173,38 +145,6 @@ def latents_of(vae: nn.Module, pixels: Tensor) -> Tensor:
     return latents
 
 
-def add_lora(denoiser: Any, rank: int) -> None:
-    """Low-rank updates of the attention's projections (arXiv 2106.09685), float32, zero at first; the same ones each time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
-    for parameter in lora_of(denoiser):
-        parameter.data = parameter.data.float()  # what is trained is never half precision
-
-
-def lora_of(denoiser: nn.Module) -> list[nn.Parameter]:
-    """The parameters that add_lora added; none without it."""
-    return [parameter for name, parameter in denoiser.named_parameters() if "lora_" in name]
-
-
-def drawn_anew(model: Any) -> Any:
-    """The same architecture with random weights, the same ones each time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return type(model).from_config(model.config).to(model.dtype).eval().requires_grad_(False)
-
-
 def wide(x: Tensor) -> Tensor:
     """float32 at least: what leaves a hand is never half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def prediction_of(scheduler: Any) -> str:
-    """flow | epsilon | v, by what the scheduler takes the output for."""
-    if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
-        return "flow"
-    kinds = {"flow_prediction": "flow", "epsilon": "epsilon", "v_prediction": "v"}
-    kind = scheduler.config.get("prediction_type")
-    if kind not in kinds:
-        raise UserError(f"{type(scheduler).__name__}: predicts {kind}; known are {', '.join(kinds)}")
-    return kinds[kind]

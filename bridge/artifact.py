@@ -48,7 +48,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         flat, count = tensor.detach().flatten(), tensor.numel()
-        if count:
+        if count and not flat.is_meta:  # which has no values
             index = torch.arange(SAMPLES, device=flat.device) * (count - 1) // (SAMPLES - 1)
             digest.update(flat[index].double().cpu().numpy().tobytes())
     return digest.hexdigest()

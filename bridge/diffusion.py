@@ -12,17 +12,22 @@ from torch import Tensor
 from metabridge.bridge import objective as equations
 from metabridge.bridge.interfaces import Condition, Hand
 from metabridge.bridge.recipe import Objective
-from metabridge.bridge.sampling import denoise, initial_noise
+from metabridge.bridge.sampling import denoise, guide, initial_noise
 
 
 class DiffusionHand(Hand):
     """Gives `loss` and `draw`; an adapter gives `predict`, `encode`, `decode` and the scheduler of its checkpoint."""
 
     scheduler: Any  # diffusers' own, as the checkpoint's folder describes it; never changed, each draw takes a copy
+    masked: bool = True  # False: the denoiser has no mask and attends to all it is given
 
     def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """[B, C, h, w], timestep [B] in 0..1000 with 1000 = noise -> what the checkpoint predicts, float32, in the scheduler's sign."""
         raise NotImplementedError
+
+    def guide(self, predictions: Sequence[Tensor], guidance: Sequence[float]) -> Tensor:
+        """Predictions from the weakest condition to the full one -> one; hands whose official pipeline rescales it override it."""
+        return guide(predictions, guidance)
 
     def schedule(self, steps: int, shape: tuple[int, int, int], device: torch.device) -> Any:
         """A fresh scheduler with its timesteps set; hands whose schedule depends on the picture's size override it."""
@@ -60,10 +65,12 @@ class DiffusionHand(Hand):
         generators: Sequence[torch.Generator],
         callback: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Tensor:
+        if not self.masked and not all(bool(told.mask.all()) for told in (condition, *nulls)):
+            raise ValueError("this denoiser has no mask: conditions of different lengths cannot be drawn in one batch")
         device = condition.embeds.device
         scheduler = self.schedule(steps, shape, device)
         latents = initial_noise(shape, generators, device)
-        return denoise(self.predict, scheduler, latents, condition, nulls, guidance, generators, callback)
+        return denoise(self.predict, self.guide, scheduler, latents, condition, nulls, guidance, generators, callback)
 
     def _draw_noise(self, latents: Tensor, objective: Objective, noise_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Sigma [B, 1, 1, 1] and noise [B, C, h, w]; row i knows nothing but its seed."""

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from metabridge.bridge.interfaces import Condition
 
+Guide = Callable[
+    [Sequence[Tensor], Sequence[float]], Tensor
+]  # predictions from the weakest condition to the full one, a scale for each step up
 Predict = Callable[[Tensor, Tensor, Condition], Tensor]  # latents [B, C, h, w], timestep [B], condition -> prediction
 
 
@@ -34,6 +37,7 @@ def initial_noise(shape: tuple[int, int, int], generators: Sequence[torch.Genera
 @torch.no_grad()
 def denoise(
     predict: Predict,
+    guide: Guide,
     scheduler: Any,
     latents: Tensor,
     condition: Condition,

@@ -64,6 +64,7 @@ RUNS = {
     "flow-half": Run(OBJECTIVE, "flow loss, half the steps", ("train.steps=200", "objective.distill=0")),
     "reworded": Run("Data", "half of the captions in the forms of reasoning prompts, no facts", (REWORDED,)),
     "untrained": Run("Brain", "untrained brain", ("brain.weights=random",)),
+    "untrained-reworded": Run("Brain", "untrained brain, the captions as under Data", ("brain.weights=random", REWORDED)),
     "rewrite": Run("Thought", "thought instead of the prompt", like="base"),
 }  # fmt: skip
 COLUMNS = {

@@ -23,11 +23,16 @@ ROWS = 4  # of the trial step
 PROMPTS = 8  # looked at for the conditioning
 
 
-def check_command(what: str, overrides: Sequence[str]) -> None:
+def check_command(what: str, overrides: Sequence[str], shapes_only: bool = False) -> None:
     console = Console(highlight=False)
     if recipes.is_file(what) or (what in recipes.names() and not Path(what).is_dir()):
         recipe = Recipe.load(recipes.find(what), overrides)
         console.print(f"recipe {recipes.find(what)}", soft_wrap=True)
+        if shapes_only:
+            from metabridge.scripts.check_shapes import shapes_report
+
+            shapes_report(recipe, console)
+            return
         from metabridge.adapters import assemble
         from metabridge.scripts.quiet import quiet
 
@@ -36,6 +41,8 @@ def check_command(what: str, overrides: Sequence[str]) -> None:
     else:
         if overrides:
             raise UserError(f"{overrides[0]}: a trained bridge has its settings already; give key=value with a recipe only")
+        if shapes_only:
+            raise UserError(f"--shapes-only: {what} is a bridge, with weights; give a recipe, or leave the option out")
         recipe, bridge = load_trained(what, console)
     report(recipe, bridge, console)
 

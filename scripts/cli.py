@@ -107,11 +107,33 @@ def evaluate(
 def check(
     what: Annotated[str, typer.Argument(metavar="RECIPE|BRIDGE", help="A recipe file, a shipped name, or a run folder.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For a recipe.")] = None,
+    shapes_only: Annotated[bool, typer.Option("--shapes-only", help="From configs alone: no weights, no download.")] = False,
 ) -> None:
     """Show what is trained, shapes, memory, and what the hand is told; refuse what does not fit."""
     from metabridge.scripts.check import check_command
 
-    check_command(what, overrides or [])
+    check_command(what, overrides or [], shapes_only)
+
+
+@app.command()
+def bench(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped name (metabridge ls recipes).")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As connector.queries=64.")] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option("--prompt-tokens", min=1, metavar="L", help="Random prompts of L tokens, in place of the data's.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, metavar="K", help="Measured steps of each route; the median counts.")] = 3,
+    brain_only: Annotated[bool, typer.Option("--brain-only", help="Leave out the whole step with connector and hand.")] = False,
+    attention: Annotated[
+        str, typer.Option("--attention", metavar="training|torch", help="Kernels: those that train takes, or torch's own choice.")
+    ] = "training",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")] = None,
+) -> None:
+    """Measure a training step beside the full-sequence route: time, memory, the same gradient."""
+    from metabridge.scripts.bench import Options, bench_command
+
+    options = Options(prompt_tokens=prompt_tokens, steps=steps, brain_only=brain_only, attention=attention)
+    bench_command(recipe, overrides or [], options, json_file)
 
 
 @app.command()

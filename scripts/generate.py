@@ -102,7 +102,8 @@ def open_picture(path: Path) -> Image.Image:
     """Read a picture to its last byte, so that a file cut short is found here."""
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            image.load()
+            return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise UserError(f"--image {path}: no such file; give a picture") from None
     except UnidentifiedImageError:

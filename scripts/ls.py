@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.recipe import unknown
@@ -14,7 +15,7 @@ KINDS = ("brains", "hands", "recipes", "benchmarks")
 def ls_command(kind: str, as_json: bool) -> None:
     if kind not in KINDS:
         raise UserError(unknown(kind, KINDS, "list"))
-    rows = {"brains": adapters, "hands": adapters, "recipes": recipes, "benchmarks": benchmarks}[kind](kind)
+    rows = {"brains": brains, "hands": hands, "recipes": recipes, "benchmarks": benchmarks}[kind]()
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -30,17 +31,29 @@ def ls_command(kind: str, as_json: bool) -> None:
     Console(highlight=False).print(table)
 
 
-def adapters(kind: str) -> list[dict[str, str]]:
-    """Status from the contract tests' own record."""
+def brains() -> list[dict[str, str]]:
+    """Adapters by the name that a recipe gives; then, by the model_type of a checkpoint's config.json, what they were tested with."""
     from metabridge.adapters import names
 
-    record = files("metabridge.adapters") / "status.json"
-    status = json.loads(record.read_text(encoding="utf-8")).get(kind, {}) if record.is_file() else {}
-    unrecorded = {"status": "untested", "reason": "no contract test has recorded it"}
-    return [{"name": name, **(status.get(name) or unrecorded)} for name in names(kind)]
+    folder = files("metabridge.adapters") / "brains"
+    rows = [{"name": name, "status": "adapter", "reason": headline(folder / f"{name}.py")} for name in names("brains")]
+    return rows + [{"name": name, **entry} for name, entry in record("brains").items()]
 
 
-def recipes(kind: str) -> list[dict[str, str]]:
+def hands() -> list[dict[str, str]]:
+    from metabridge.adapters import names
+
+    recorded, unrecorded = record("hands"), {"status": "untested", "reason": "no contract test has recorded it"}
+    return [{"name": name, **recorded.get(name, unrecorded)} for name in names("hands")]
+
+
+def record(kind: str) -> dict[str, dict[str, str]]:
+    """What the contract tests found, by their own account."""
+    found: dict[str, dict[str, str]] = json.loads((files("metabridge.adapters") / "status.json").read_text(encoding="utf-8"))[kind]
+    return found
+
+
+def recipes() -> list[dict[str, str]]:
     """A recipe's first line says its command, hardware, time and score."""
     from metabridge.bridge.recipe import Recipe
     from metabridge.training.recipes import find, names
@@ -57,17 +70,16 @@ def recipes(kind: str) -> list[dict[str, str]]:
     return rows
 
 
-def benchmarks(kind: str) -> list[dict[str, str]]:
+def benchmarks() -> list[dict[str, str]]:
     """One file a benchmark; its first line says what it measures."""
     from metabridge.eval.benchmarks import names
 
     folder = files("metabridge.eval") / "benchmarks"
-    sources = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in names()}
-    return [{"name": name, "status": "available", "reason": headline(source)} for name, source in sources.items()]
+    return [{"name": name, "status": "available", "reason": headline(folder / f"{name}.py")} for name in names()]
 
 
-def headline(source: str) -> str:
+def headline(module: Traversable) -> str:
     """The first line of a module's docstring, without importing it."""
     import ast
 
-    return (ast.get_docstring(ast.parse(source)) or "").split("\n")[0]
+    return (ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or "").split("\n")[0]

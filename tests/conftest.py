@@ -19,6 +19,8 @@ from metabridge.adapters import assemble
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.recipe import Recipe
 
+pytest_plugins = ["record"]  # --record-status
+
 # A job that a shell starts in the background ignores Ctrl-C, and so do its children; the tests of Ctrl-C need Python's own handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

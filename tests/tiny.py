@@ -86,7 +86,7 @@ def make_brain(folder: Path, seed: int = 0) -> Path:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _spread(transformers.Qwen2_5_VLForConditionalGeneration(config))
+        model = spread(transformers.Qwen2_5_VLForConditionalGeneration(config))
     pictures = transformers.Qwen2VLImageProcessorPil(
         patch_size=PATCH, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 4 * PATCH**2, "longest_edge": 64 * PATCH**2}
     )
@@ -105,7 +105,7 @@ def make_causal_lm(folder: Path, seed: int = 0) -> Path:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _spread(transformers.Qwen2ForCausalLM(config))
+        model = spread(transformers.Qwen2ForCausalLM(config))
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
@@ -157,7 +157,7 @@ def make_hand(folder: Path, seed: int = 0, text_encoder: bool = True) -> Path:
         )
         encoder = transformers.Gemma2Model(gemma)
         for model in (transformer, vae, encoder):
-            _spread(model)
+            spread(model)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     encoders = {"tokenizer": words, "text_encoder": encoder} if text_encoder else {"tokenizer": None, "text_encoder": None}
     diffusers.SanaPipeline(transformer=transformer, vae=vae, scheduler=scheduler, **encoders).save_pretrained(folder)
@@ -202,7 +202,7 @@ def make_sd_hand(folder: Path, seed: int = 0, text_encoder: bool = True) -> Path
         )
         encoder = transformers.CLIPTextModel(clip)
         for model in (unet, vae, encoder):
-            _spread(model)
+            spread(model)
     scheduler = diffusers.DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1
     )
@@ -223,9 +223,10 @@ def recipe_tree(brain: Path, hand: Path) -> dict[str, object]:
     }
 
 
-def _spread(model: torch.nn.Module) -> torch.nn.Module:
+def spread(model: torch.nn.Module) -> torch.nn.Module:
     """Weights that start at zero or nearly so, drawn anew, so that a test can see every path."""
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and "embed" not in name:
-            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+            fan_in = parameter.shape[-1] if "experts" in name else parameter[0].numel()  # experts are stacked
+            torch.nn.init.normal_(parameter, std=fan_in**-0.5)
     return model.eval()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import diffusers
 import torch
 from torch import Tensor
 
-from metabridge.adapters.pretrained import Checkpoint, Native, PretrainedHand, load_checkpoint
+from metabridge.adapters.checkpoint import Checkpoint, load_checkpoint, refuse_other_channels
+from metabridge.adapters.pretrained import Native, PretrainedHand
+from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition
 
 
@@ -18,6 +21,8 @@ class SanaHand(PretrainedHand):
         self.width: int = self.denoiser.config.caption_channels
         self.factor = self.vae.spatial_compression_ratio
         self.default_size = (self.denoiser.config.sample_size * self.factor,) * 2
+        self.time_scale: float = self.denoiser.config.timestep_scale
+        self.distilled_guidance: float | None = None  # the scale that a distilled denoiser is told
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return self.denoiser.config.in_channels, *self.latent_size(height, width, self.factor * self.denoiser.config.patch_size)
@@ -28,21 +33,27 @@ class SanaHand(PretrainedHand):
             latents.to(dtype),
             encoder_hidden_states=condition.embeds.to(dtype),
             encoder_attention_mask=condition.mask,
-            timestep=timestep * self.denoiser.config.timestep_scale,
+            timestep=timestep * self.time_scale,
+            guidance=self._guidance(latents),
             return_dict=False,
         )[0]
         return predicted.to(latents.dtype)[:, : latents.shape[1]]  # a learned sigma would follow the velocity
 
+    def _guidance(self, latents: Tensor) -> Tensor | None:
+        if self.distilled_guidance is None:
+            return None
+        return latents.new_full(latents.shape[:1], self.distilled_guidance * self.denoiser.config.guidance_embeds_scale)
+
 
 class SanaNative(Native):
-    pipeline_class = diffusers.SanaPipeline
+    pipeline_class: Any = diffusers.SanaPipeline
     omitted = {"transformer": None, "vae": None}  # noqa: RUF012
 
     def __init__(self, checkpoint: Checkpoint, max_sequence_length: int, instruction: bool) -> None:
         super().__init__(checkpoint)
         self.max_sequence_length = max_sequence_length
         # what the official pipeline writes before every prompt, but not before the empty one
-        call = inspect.signature(diffusers.SanaPipeline.__call__).parameters
+        call = inspect.signature(self.pipeline_class.__call__).parameters
         self.instruction = call["complex_human_instruction"].default if instruction else None
 
     def encode(self, captions: list[str], device: torch.device) -> Condition:
@@ -82,5 +93,8 @@ def load(
     """A SanaPipeline folder or hub id. `instruction`: write the official "complex human instruction" before native prompts."""
     parts = ("transformer", diffusers.SanaTransformer2DModel), ("vae", diffusers.AutoencoderDC)
     checkpoint = load_checkpoint(repo, revision, dtype, train, lora_rank, weights, *parts)
+    refuse_other_channels(repo, checkpoint, checkpoint.denoiser.config.in_channels)
+    if checkpoint.denoiser.config.guidance_embeds:
+        raise UserError(f"{repo}: a {checkpoint.pipeline}, distilled to be told its guidance; hand sana_sprint draws with it")
     native = SanaNative(checkpoint, max_sequence_length, instruction) if checkpoint.has_text_encoder else None
     return SanaHand(checkpoint, native, guidance_scale, steps)

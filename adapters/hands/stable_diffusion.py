@@ -6,7 +6,8 @@ import diffusers
 import torch
 from torch import Tensor
 
-from metabridge.adapters.pretrained import Checkpoint, Native, PretrainedHand, load_checkpoint
+from metabridge.adapters.checkpoint import Checkpoint, load_checkpoint, refuse_other_channels
+from metabridge.adapters.pretrained import Native, PretrainedHand
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition
 
@@ -15,7 +16,7 @@ class StableDiffusionHand(PretrainedHand):
     def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int) -> None:
         super().__init__(checkpoint, native, guidance_scale, steps)
         config = self.denoiser.config
-        self.width: int = config.cross_attention_dim
+        self.width: int = config.encoder_hid_dim or config.cross_attention_dim  # the first where the UNet projects the text itself
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.default_size = (config.sample_size * self.factor,) * 2
 
@@ -32,6 +33,18 @@ class StableDiffusionHand(PretrainedHand):
             return_dict=False,
         )[0]
         return predicted.to(latents.dtype)
+
+
+def refuse_other_inputs(repo: str, checkpoint: Checkpoint, known: str) -> None:
+    """A UNet can be made to want more than a text, or another text; `known` is the one addition that the hand gives it."""
+    config = checkpoint.denoiser.config
+    for name in ("addition_embed_type", "class_embed_type", "num_class_embeds", "time_cond_proj_dim", "encoder_hid_dim_type"):
+        if config[name] not in (None, known):
+            raise UserError(
+                f"{repo}: a {checkpoint.pipeline} whose UNet wants more than a text ({name}: {config[name]}); see metabridge ls hands"
+            )
+    if not isinstance(config.cross_attention_dim, int):
+        raise UserError(f"{repo}: a {checkpoint.pipeline} whose UNet wants texts of several widths; see metabridge ls hands")
 
 
 class StableDiffusionNative(Native):
@@ -64,14 +77,7 @@ def load(
     """A StableDiffusionPipeline folder or hub id. SDXL, inpainting and other UNets that want more than a text are refused."""
     parts = ("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)
     checkpoint = load_checkpoint(repo, revision, dtype, train, lora_rank, weights, *parts)
-    config = checkpoint.denoiser.config
-    extra = config.addition_embed_type or config.class_embed_type or config.encoder_hid_dim_type
-    if extra or not isinstance(config.cross_attention_dim, int):
-        raise UserError(f"{repo}: this UNet wants {extra or 'several widths of text'} too; hand stable_diffusion is for SD 1.x and 2.x")
-    if config.in_channels != checkpoint.vae.config.latent_channels:
-        raise UserError(
-            f"{repo}: this UNet takes {config.in_channels} channels, its autoencoder gives {checkpoint.vae.config.latent_channels}; "
-            "checkpoints for inpainting and editing by picture are not offered, give one for text to image"
-        )
+    refuse_other_inputs(repo, checkpoint, "text_proj")
+    refuse_other_channels(repo, checkpoint, checkpoint.denoiser.config.in_channels)
     native = StableDiffusionNative(checkpoint) if checkpoint.has_text_encoder else None
     return StableDiffusionHand(checkpoint, native, guidance_scale, steps)

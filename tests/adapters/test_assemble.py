@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 from metabridge.adapters import assemble, find_bridge, load, load_pipeline, names
 from metabridge.adapters.locate import locate
@@ -142,6 +143,17 @@ def test_a_damaged_checkpoint_is_one_line(kind: str, damaged: str, brain_folder:
     with pytest.raises(UserError, match=r"copy@main: cannot be loaded \(.*the folder is incomplete or damaged, copy it again") as caught:
         load(kind, Part({"brains": "auto", "hands": "sana"}[kind], {"repo": str(folder)}))
     assert "\n" not in str(caught.value)
+
+
+def test_a_hand_with_a_tensor_missing_is_one_line(hand_folder: Path, tmp_path: Path) -> None:
+    """diffusers would draw it at random, with a warning."""
+    folder = shutil.copytree(hand_folder, tmp_path / "copy")
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    state.pop("proj_out.weight")
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"transformer: 1 tensors missing, the first is proj_out.weight\); the folder is incomplete"):
+        load("hands", Part("sana", {"repo": str(folder)}))
 
 
 def test_a_lora_of_the_hand_is_saved_and_loaded_back(tiny_recipe: Recipe, tmp_path: Path) -> None:

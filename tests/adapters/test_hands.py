@@ -2,75 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
-import tiny
 import torch
+from hand_families import FAMILIES
+from hand_families.family import HEIGHT, LENGTH, WIDTH, Family
 from torch import Tensor
 
 from metabridge.adapters.hands import sana, stable_diffusion
-from metabridge.adapters.pretrained import CAPTIONS, PretrainedHand, prediction_of
+from metabridge.adapters.pretrained import CAPTIONS, PretrainedHand
+from metabridge.adapters.schedules import prediction_of
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition
 from metabridge.bridge.recipe import Objective
 
 PROMPTS = ["a red cat", "a small yellow bird to the left of a dog"]
-LENGTH = 16
-FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}  # Sana's default on the hub
-LDM = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
-@dataclass
-class Family:
-    make: Callable[..., Path]
-    load: Callable[..., PretrainedHand]
-    pipeline: Any
-    schedulers: dict[str, Any]  # what its checkpoints on the hub come with
-    masked: bool  # its padding is not attended to
-    latents: tuple[int, int, int] = (4, 16, 16)
-    load_options: dict[str, Any] = field(default_factory=dict)
-    call_options: dict[str, Any] = field(default_factory=dict)
+class Folders(dict[str, Path]):
+    """A tiny checkpoint a family, made when first asked for."""
 
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
-FAMILIES = {
-    "sana": Family(
-        make=tiny.make_hand,
-        load=sana.load,
-        pipeline=diffusers.SanaPipeline,
-        schedulers={
-            "euler": diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-            "dpm": diffusers.DPMSolverMultistepScheduler(**FLOW),
-        },
-        masked=True,
-        load_options={"max_sequence_length": LENGTH},
-        call_options={"use_resolution_binning": False, "complex_human_instruction": None, "max_sequence_length": LENGTH},
-    ),
-    "stable_diffusion": Family(
-        make=tiny.make_sd_hand,
-        load=stable_diffusion.load,
-        pipeline=diffusers.StableDiffusionPipeline,
-        schedulers={
-            "ddim": diffusers.DDIMScheduler(**LDM, clip_sample=False, steps_offset=1),
-            "pndm": diffusers.PNDMScheduler(**LDM, skip_prk_steps=True, steps_offset=1),
-            "euler": diffusers.EulerDiscreteScheduler(**LDM),
-            "v": diffusers.DDIMScheduler(**LDM, clip_sample=False, steps_offset=1, prediction_type="v_prediction"),
-        },
-        masked=False,
-    ),
-}
-CASES = [(name, solver) for name, family in FAMILIES.items() for solver in family.schedulers]
+    def __missing__(self, name: str) -> Path:
+        self[name] = FAMILIES[name].make(self.root / name)
+        return self[name]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: family.make(tmp_path_factory.mktemp(name) / "hand") for name, family in FAMILIES.items()}
+    return Folders(tmp_path_factory.mktemp("hands"))
 
 
 @pytest.fixture(params=FAMILIES)
@@ -99,7 +65,7 @@ def official(family: Family, folder: Path) -> Any:
 
 
 def open_official(family: Family, folder: Path) -> Any:
-    pipeline = family.pipeline.from_pretrained(folder)
+    pipeline = family.open(folder) if family.open else family.pipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -112,14 +78,23 @@ def noise(shape: tuple[int, ...], count: int) -> Tensor:
     return torch.stack([torch.randn(shape, generator=g) for g in generators(count)])
 
 
+def some_condition(hand: PretrainedHand, length: int, batch: int = 1) -> Condition:
+    generator = torch.Generator().manual_seed(length)
+    pooled = None if hand.pooled_width is None else torch.randn(batch, hand.pooled_width, generator=generator)
+    embeds = torch.randn(batch, length, hand.width, generator=generator)
+    return Condition(embeds, torch.ones(batch, length, dtype=torch.long), pooled)
+
+
 def described(hand: PretrainedHand, captions: list[str]) -> Condition:
     condition = hand.describe(captions)
     assert condition is not None
     return condition
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 4.5])
-@pytest.mark.parametrize(("name", "solver"), CASES)
+CASES = [(name, solver, scale) for name, family in FAMILIES.items() for solver in family.schedulers for scale in family.guidance]
+
+
+@pytest.mark.parametrize(("name", "solver", "guidance_scale"), CASES)
 def test_drawing_equals_the_official_pipeline(
     name: str, solver: str, guidance_scale: float, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,25 +105,10 @@ def test_drawing_equals_the_official_pipeline(
     official.scheduler = type(scheduler).from_config(scheduler.config)
     condition, null = described(hand, PROMPTS), described(hand, [""])
     guided = guidance_scale > 1
-    told: dict[str, Any] = {"prompt_embeds": condition.embeds, "negative_prompt_embeds": null.expand(2).embeds if guided else None}
-    if family.masked:
-        told |= {"prompt_attention_mask": condition.mask, "negative_prompt_attention_mask": null.expand(2).mask if guided else None}
-        told["negative_prompt"] = None
-    expected = official(
-        **told,
-        latents=noise(family.latents, 2),
-        height=64,
-        width=64,
-        num_inference_steps=6,
-        guidance_scale=guidance_scale,
-        output_type="latent",
-        **family.call_options,
-    ).images
+    with torch.no_grad():
+        expected = family.draw(official, condition, null.expand(2) if guided else None, noise(family.latents, 2), 6, guidance_scale)
     latents = hand.draw(condition, [null] if guided else [], family.latents, 6, [guidance_scale] if guided else [], generators(2))
     assert (latents - expected).abs().max() <= 1e-4
-    with torch.no_grad():
-        pixels = official.vae.decode(expected / official.vae.config.scaling_factor).sample
-    assert (hand.decode(latents) - pixels).abs().max() <= 1e-4
 
 
 def test_batch_equals_singles(hand: PretrainedHand, family: Family) -> None:
@@ -159,8 +119,12 @@ def test_batch_equals_singles(hand: PretrainedHand, family: Family) -> None:
 
 
 def test_padding_of_a_longer_batch_mate_changes_nothing(hand: PretrainedHand, family: Family) -> None:
-    short = Condition(torch.randn(1, 5, hand.width), torch.ones(1, 5, dtype=torch.long))
-    both = Condition.cat([short, Condition(torch.randn(1, 9, hand.width), torch.ones(1, 9, dtype=torch.long))])
+    short, long = some_condition(hand, 5), some_condition(hand, 9)
+    both = Condition.cat([short, long])
+    if not hand.masked:
+        with pytest.raises(ValueError, match="this denoiser has no mask"):
+            hand.draw(both, [], family.latents, 1, [], generators(2))
+        return
     latents, timestep = torch.randn(2, *family.latents), torch.tensor([300.0, 700.0])
     with torch.no_grad():
         together, alone = hand.predict(latents, timestep, both)[:1], hand.predict(latents[:1], timestep[:1], short)
@@ -168,33 +132,39 @@ def test_padding_of_a_longer_batch_mate_changes_nothing(hand: PretrainedHand, fa
 
 
 def test_describe_is_the_official_encode_prompt(hand: PretrainedHand, official: Any, family: Family) -> None:
-    """With the empty caption as the official pipeline's negative prompt, and rows in the order given."""
-    if family.masked:
-        embeds, mask, empty, empty_mask = official.encode_prompt(PROMPTS, max_sequence_length=LENGTH)
-        real = torch.cat([mask[:1], empty_mask[:1], mask[1:]])
+    """Rows in the order given, whatever their mates."""
+    condition, expected = described(hand, PROMPTS), family.describe(official, PROMPTS)
+    real = condition.mask.bool()
+    assert torch.equal(condition.mask, expected.mask)
+    assert (condition.embeds - expected.embeds)[real].abs().max() <= 1e-5
+    if hand.pooled_width is None:
+        assert condition.pooled is None
     else:
-        embeds, empty = official.encode_prompt(PROMPTS, "cpu", 1, True)
-        real = torch.ones(3, LENGTH, dtype=torch.long)
-    condition = described(hand, [PROMPTS[0], "", PROMPTS[1]])
-    assert torch.equal(condition.mask, real)
-    expected = torch.stack([embeds[0], empty[0], embeds[1]])
-    assert (condition.embeds - expected)[real.bool()].abs().max() <= 1e-5
+        assert condition.pooled is not None and expected.pooled is not None
+        assert condition.pooled.shape == (2, hand.pooled_width)
+        assert (condition.pooled - expected.pooled).abs().max() <= 1e-5
+    mixed, null = described(hand, [PROMPTS[0], "", PROMPTS[1]]), described(hand, [""])
+    for k, single in ((0, described(hand, PROMPTS[:1])), (1, family.describe(official, [""])), (1, null)):
+        own = mixed.embeds[k][mixed.mask[k].bool()]
+        assert (own - single.embeds[0][single.mask[0].bool()]).abs().max() <= 1e-5
 
 
-def test_encode_is_the_vae(hand: PretrainedHand, official: Any, family: Family) -> None:
-    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with torch.no_grad():
-        encoded = official.vae.encode(pixels)
-        expected = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mean
+def test_encode_and_decode_are_the_official_ones(hand: PretrainedHand, official: Any, family: Family) -> None:
+    pixels = torch.rand(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) * 2 - 1
     latents = hand.encode(pixels)
     assert latents.shape == (2, *family.latents)
-    assert (latents - expected * official.vae.config.scaling_factor).abs().max() <= 1e-5
+    with torch.no_grad():
+        encoded, decoded = family.encode(official, pixels), family.decode(official, latents)
+    assert (latents - encoded).abs().max() <= 1e-5
+    assert (hand.decode(latents) - decoded).abs().max() <= 1e-5
 
 
 def test_condition_rms(hand: PretrainedHand) -> None:
     condition = described(hand, list(CAPTIONS))
-    squares = [row[mask.bool()].square().mean() * mask.sum() for row, mask in zip(condition.embeds, condition.mask, strict=True)]
-    assert hand.condition_rms() == pytest.approx(float((sum(squares) / condition.mask.sum()).sqrt()), rel=1e-5)
+    tokens = [
+        token for row, mask in zip(condition.embeds, condition.mask, strict=True) for token in row[mask.bool()] if token.abs().max() > 0
+    ]
+    assert hand.condition_rms() == pytest.approx(float(torch.stack(tokens).square().mean().sqrt()), rel=1e-5)
 
 
 def test_without_a_text_encoder(family: Family, tmp_path: Path) -> None:
@@ -203,30 +173,35 @@ def test_without_a_text_encoder(family: Family, tmp_path: Path) -> None:
     assert hand.condition_rms() == 1.0
 
 
-def test_default_size_and_latent_shape(hand: PretrainedHand) -> None:
-    assert hand.default_size == (64, 64)
-    assert hand.latent_shape(32, 64) == (4, 8, 16)
-    with pytest.raises(UserError, match="height, width: 30x64 given; each is a multiple of 4"):
-        hand.latent_shape(30, 64)
+def test_default_size_and_latent_shape(hand: PretrainedHand, family: Family) -> None:
+    assert hand.default_size == family.default_size
+    channels, height, width = family.latents
+    assert hand.latent_shape(HEIGHT // 2, WIDTH) == (channels, height // 2, width)
+    with pytest.raises(
+        UserError, match=f"height, width: {HEIGHT - 1}x{WIDTH} given; each is a multiple of {family.multiple} for this hand"
+    ):
+        hand.latent_shape(HEIGHT - 1, WIDTH)
 
 
 def test_gradient_reaches_the_condition_only(hand: PretrainedHand, family: Family) -> None:
-    condition = described(hand, PROMPTS)
-    embeds = condition.embeds.clone().requires_grad_()
-    loss = hand.loss(torch.randn(2, *family.latents), dataclasses.replace(condition, embeds=embeds), Objective(), (1, 2))
+    condition = some_condition(hand, 7, batch=2).apply(lambda x: x.requires_grad_() if x.is_floating_point() else x)
+    loss = hand.loss(torch.randn(2, *family.latents), condition, Objective(), (1, 2))
     loss.sum().backward()
-    assert loss.shape == (2,) and embeds.grad is not None and embeds.grad.abs().max() > 0
+    assert loss.shape == (2,)
+    for told in (condition.embeds, condition.pooled):
+        assert told is None or (told.grad is not None and told.grad.abs().max() > 0)
     assert all(parameter.grad is None for parameter in hand.parameters())
 
 
 def test_bfloat16_hand_predicts_float32(family: Family, folder: Path) -> None:
     hand = family.load(str(folder), dtype="bfloat16")
-    condition = Condition(torch.randn(1, 5, 16, requires_grad=True), torch.ones(1, 5, dtype=torch.long))
+    condition = some_condition(hand, 5)
+    condition.embeds.requires_grad_()
     predicted = hand.predict(torch.randn(1, *family.latents), torch.tensor([500.0]), condition)
     predicted.sum().backward()
     assert predicted.dtype == torch.float32
     assert condition.embeds.grad is not None and condition.embeds.grad.dtype == torch.float32
-    assert hand.encode(torch.zeros(1, 3, 64, 64)).dtype == torch.float32
+    assert hand.encode(torch.zeros(1, 3, HEIGHT, WIDTH)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -234,7 +209,7 @@ def test_lora_starts_as_the_hand_and_leaves_its_weights_alone(family: Family, fo
     plain, hand = (family.load(str(folder), dtype=dtype, train=train, **family.load_options) for train in ("none", "lora"))
     assert hand.identity == plain.identity and not plain.trainable()
     latents, timestep = torch.randn(2, *family.latents), torch.tensor([300.0, 700.0])
-    condition, native = Condition(torch.randn(2, 5, hand.width), torch.ones(2, 5, dtype=torch.long)), described(hand, PROMPTS)
+    condition, native = some_condition(hand, 5, batch=2), described(hand, PROMPTS)
     before = plain.predict(latents, timestep, condition).detach()
     assert torch.equal(hand.predict(latents, timestep, condition), before)
 
@@ -304,8 +279,9 @@ def test_sana_with_the_official_instruction(folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        ({"in_channels": 9}, "this UNet takes 9 channels, its autoencoder gives 4"),
-        ({"addition_embed_type": "text"}, "this UNet wants text too; hand stable_diffusion is for SD 1.x and 2.x"),
+        ({"in_channels": 9}, "its UNet2DConditionModel takes 9 channels, its autoencoder gives 4"),
+        ({"addition_embed_type": "text"}, r"a StableDiffusionPipeline whose UNet wants more than a text \(addition_embed_type: text\)"),
+        ({"time_cond_proj_dim": 8}, r"whose UNet wants more than a text \(time_cond_proj_dim: 8\)"),
     ],
 )
 def test_stable_diffusion_refuses_other_unets(changed: dict[str, Any], line: str, folders: dict[str, Path], tmp_path: Path) -> None:

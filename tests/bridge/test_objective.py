@@ -215,7 +215,7 @@ def test_guidance_of_three_rows() -> None:
 
 def test_every_null_needs_its_scale() -> None:
     with pytest.raises(ValueError, match="1 null conditions but 2 scales"):
-        denoise(hands()[0].predict, None, POINT, condition(), [condition()], [1.0, 2.0], generators([1]))
+        denoise(hands()[0].predict, guide, None, POINT, condition(), [condition()], [1.0, 2.0], generators([1]))
 
 
 def test_predict_is_an_adapters_to_give() -> None:

@@ -44,7 +44,7 @@ def test_dry_run_says_what_and_writes_nothing(metabridge: Command, recipe_file: 
     [
         (
             ["train", "flatlnad"],
-            "flatlnad: no such recipe; did you mean flatland? it may be one of: flatland, flatland-demo, flatland-sd; ",
+            "flatlnad: no such recipe; did you mean flatland? it may be one of: flatland, flatland-demo, flatland-sd, ",
         ),
         (
             ["train", "gone.yaml"],

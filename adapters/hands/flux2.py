@@ -1,0 +1,123 @@
+"""FLUX.2 dev and klein: a transformer over caption and picture in whitened patches of latents, captions as three layers of an LLM."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+from torch import Tensor
+from torch.nn import functional as F
+
+from metabridge.adapters.checkpoint import Checkpoint, guidance_told, load_checkpoint, refuse_other_channels
+from metabridge.adapters.pretrained import Native, PretrainedHand, latents_of, wide
+from metabridge.adapters.processors import image_only, processor_class_of
+from metabridge.adapters.schedules import with_mu
+from metabridge.bridge.interfaces import Condition
+
+PATCH = 2  # of the autoencoder's latents; what is called latents here, and what is denoised, are patches
+SAMPLE_SIZE = 128  # the autoencoder's latents along a side of the official pipeline's default picture
+
+
+class Flux2Hand(PretrainedHand):
+    masked = False
+
+    def __init__(
+        self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int, distilled_guidance: float | None
+    ) -> None:
+        super().__init__(checkpoint, native, guidance_scale, steps)
+        self.width: int = self.denoiser.config.joint_attention_dim
+        self.factor = PATCH * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.default_size = (SAMPLE_SIZE // PATCH * self.factor,) * 2
+        self.distilled_guidance = distilled_guidance
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        mean, std = self._statistics()
+        patches = F.pixel_unshuffle(wide(latents_of(self.vae, pixels.to(self.vae.dtype))), PATCH)
+        return ((patches - mean) / std).contiguous()  # unshuffled, they are channels-last: decode would round otherwise
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        mean, std = self._statistics()
+        pixels: Tensor = self.vae.decode(F.pixel_shuffle(latents * std + mean, PATCH).to(self.vae.dtype)).sample
+        return wide(pixels)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel of a patch, [C, 1, 1]."""
+        mean, variance = (wide(x).view(-1, 1, 1) for x in (self.vae.bn.running_mean, self.vae.bn.running_var))
+        return mean, (variance + self.vae.config.batch_norm_eps).sqrt()
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return self.denoiser.config.in_channels, *self.latent_size(height, width, self.factor)
+
+    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        (height, width), dtype = latents.shape[-2:], self.denoiser.dtype
+        predicted: Tensor = self.denoiser(
+            latents.to(dtype).flatten(2).transpose(1, 2),
+            encoder_hidden_states=condition.embeds.to(dtype),
+            timestep=timestep / 1000,
+            img_ids=places(1, height, width, 1, device=latents.device),
+            txt_ids=places(1, 1, 1, condition.embeds.shape[1], device=latents.device),
+            guidance=None if self.distilled_guidance is None else latents.new_full(latents.shape[:1], self.distilled_guidance),
+            return_dict=False,
+        )[0]
+        return predicted.transpose(1, 2).reshape(latents.shape).to(latents.dtype)
+
+    def schedule(self, steps: int, shape: tuple[int, int, int], device: torch.device) -> Any:
+        return with_mu(self.scheduler, steps, compute_empirical_mu(shape[1] * shape[2], steps), device)
+
+
+def places(*sizes: int, device: torch.device) -> Tensor:
+    """[tokens, 4]: of each token its (time, row, column, number in the text), the number counted fastest."""
+    return torch.cartesian_prod(*(torch.arange(size, device=device) for size in sizes))
+
+
+class Flux2Native(Native):
+    omitted = {"transformer": None, "vae": None}  # noqa: RUF012
+
+    def __init__(self, checkpoint: Checkpoint, max_sequence_length: int) -> None:
+        super().__init__(checkpoint)
+        self.pipeline_class = getattr(diffusers, checkpoint.pipeline)  # dev reads captions with Mistral, klein with Qwen3
+        if self.pipeline_class is diffusers.Flux2Pipeline:
+            # dev's processor reads pictures too, and as diffusers would load it asks for torchvision
+            self.omitted = {**self.omitted, "tokenizer": None}
+        self.max_sequence_length = max_sequence_length
+
+    @cached_property
+    def pipeline(self) -> Any:
+        loaded = super().pipeline
+        if loaded.tokenizer is None:
+            processor_class = image_only(processor_class_of(loaded.text_encoder.config))
+            processor = processor_class.from_pretrained(self.path, subfolder="tokenizer", revision=self.revision, backend="pil")
+            loaded.register_modules(tokenizer=processor)
+        return loaded
+
+    def encode(self, captions: list[str], device: torch.device) -> Condition:
+        """In the text encoder's chat template, the padding attended to: as the official pipelines do."""
+        embeds, _ = self.pipeline.encode_prompt(captions, device=device, max_sequence_length=self.max_sequence_length)
+        return Condition(embeds.float(), torch.ones(embeds.shape[:2], dtype=torch.long, device=device))
+
+
+def load(
+    repo: str,
+    revision: str = "main",
+    dtype: str = "float32",
+    train: str = "none",
+    lora_rank: int | None = None,
+    weights: str = "pretrained",
+    max_sequence_length: int = 512,
+    distilled_guidance: float | None = None,
+    guidance_scale: float = 1.0,
+    steps: int = 50,
+) -> Flux2Hand:
+    """A Flux2Pipeline or Flux2KleinPipeline folder or hub id. `distilled_guidance`: None = 4 for dev; klein takes none, its base
+    guidance_scale 4, its distilled ones 4 steps."""
+    parts = ("transformer", diffusers.Flux2Transformer2DModel), ("vae", diffusers.AutoencoderKLFlux2)
+    checkpoint = load_checkpoint(repo, revision, dtype, train, lora_rank, weights, *parts)
+    refuse_other_channels(repo, checkpoint, checkpoint.denoiser.config.in_channels // PATCH**2)
+    told = guidance_told(checkpoint, distilled_guidance, usual=4.0)
+    native = Flux2Native(checkpoint, max_sequence_length) if checkpoint.has_text_encoder else None
+    return Flux2Hand(checkpoint, native, guidance_scale, steps, told)

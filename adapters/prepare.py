@@ -1,0 +1,31 @@
+"""Options that every hand with a denoiser of diffusers has, put into effect once it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metabridge.adapters.loras import wanted
+from metabridge.adapters.pretrained import PretrainedHand
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.interfaces import Hand
+
+
+def prepare_hand(
+    hand: Hand,
+    loras: Sequence[Mapping[str, Any]] = (),
+    gradient_checkpointing: bool = False,
+    compile: bool = False,  # noqa: A002
+) -> None:
+    """`loras`: LoRA files to draw with; `gradient_checkpointing`: memory for time in training; `compile`: torch.compile the denoiser."""
+    if not isinstance(hand, PretrainedHand):
+        raise UserError("hand.loras, hand.gradient_checkpointing, hand.compile: for hands with a denoiser of diffusers; leave them out")
+    for name, value in (("gradient_checkpointing", gradient_checkpointing), ("compile", compile)):
+        if not isinstance(value, bool):
+            raise UserError(f"hand.{name}: {value!r} given; it is true or false")
+    if loras:
+        hand.wear(wanted(loras))
+    if gradient_checkpointing:
+        hand.denoiser.enable_gradient_checkpointing()
+    if compile:
+        hand.denoiser.compile()
