@@ -86,13 +86,22 @@ class PretrainedHand(DiffusionHand):
             switch(self.denoiser, self.worn, trained=True)
 
     def describe(self, captions: Sequence[str]) -> Condition | None:
-        return None if self.native is None else self.native(captions, self.denoiser.device)
+        if self.native is None:
+            return None
+        condition = self.native(captions, self.denoiser.device)
+        if (given := condition.embeds.shape[-1]) != self.width:
+            raise UserError(
+                f"{self.identity['repo']}: its text encoder gives {given} numbers a token, its denoiser takes {self.width}; "
+                "the two do not belong together, give the folder of one pipeline"
+            )
+        return condition
 
     def condition_rms(self) -> float:
         if self.native is None:
             return 1.0
         loaded = self.native.loaded
-        condition = self.native(CAPTIONS, self.denoiser.device)
+        condition = self.describe(CAPTIONS)
+        assert condition is not None
         if not loaded:
             self.native.release()  # gigabytes that only this one number needed
         # zeros stand for padding, or for a text encoder that was left out

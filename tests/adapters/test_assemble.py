@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from metabridge.adapters import assemble, find_bridge, load, load_pipeline, names
@@ -154,6 +155,16 @@ def test_a_hand_with_a_tensor_missing_is_one_line(hand_folder: Path, tmp_path: P
     save_file(state, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"transformer: 1 tensors missing, the first is proj_out.weight\); the folder is incomplete"):
         load("hands", Part("sana", {"repo": str(folder)}))
+
+
+def test_a_text_encoder_of_another_width_is_one_line(hand_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(hand_folder, tmp_path / "copy")
+    config = transformers.Gemma2Config.from_pretrained(folder / "text_encoder")
+    config.hidden_size = 24
+    transformers.Gemma2Model(config).save_pretrained(folder / "text_encoder")
+    hand = load("hands", Part("sana", {"repo": str(folder), "max_sequence_length": 16}))
+    with pytest.raises(UserError, match=r"copy: its text encoder gives 24 numbers a token, its denoiser takes 16; the two do not belong"):
+        hand.condition_rms()
 
 
 def test_a_lora_of_the_hand_is_saved_and_loaded_back(tiny_recipe: Recipe, tmp_path: Path) -> None:
