@@ -8,8 +8,8 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 CODE := bridge adapters training eval scripts
 
-# The tests' models are tiny: more threads than this only get in each other's way.
-test soak: export OMP_NUM_THREADS ?= 2
+# The tests' models are tiny: a thread each, and a process a core.
+test soak: export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test soak
 
@@ -22,10 +22,10 @@ test: $(INSTALLED)
 	mkdir -p .typing/metabridge
 	for folder in $(CODE); do ln -sfn ../../$$folder .typing/metabridge/$$folder; done
 	MYPYPATH=.typing $(VENV)/bin/mypy -p metabridge.bridge
-	$(VENV)/bin/python -m pytest --durations=10 --cov=metabridge.bridge --cov-report=term --cov-fail-under=90
+	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile --durations=10 --cov=metabridge.bridge --cov-report=term --cov-fail-under=90
 
 soak: $(INSTALLED)
-	$(VENV)/bin/python -m pytest --durations=10 -m 'soak or not soak' tests/adapters
+	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile --durations=10 -m 'soak or not soak' tests/adapters
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("metabridge needs Python 3.11 or newer; make PYTHON=/path/to/it")'

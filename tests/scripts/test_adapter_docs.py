@@ -35,7 +35,8 @@ def test_what_the_page_says_trains_and_draws(written: Path, metabridge: Command)
     assert code == 0, err
     code, _, err = metabridge("generate", written / "run", "a red star", "-o", written / "star.png")
     assert code == 0, err
-    assert Image.open(written / "star.png").size == (64, 64)
+    with Image.open(written / "star.png") as star:
+        assert star.size == (64, 64)
 
 
 def test_the_brain_of_the_page_is_exact(written: Path) -> None:

@@ -55,7 +55,7 @@ def test_dry_run_says_what_and_writes_nothing(metabridge: Command, recipe_file: 
         (["train", "tiny.yaml", "train.steps=0"], "train.steps: 0 given; it is 1 at least"),
         (["train", "tiny.yaml", "train.lr"], "override 'train.lr': write key=value, as train.lr=1e-4"),
         (["train", "tiny.yaml", "brain.rpo=x"], "brain.rpo: no such option of brain auto; did you mean repo? it may be one of: "),
-        (["train", "tiny.yaml", "hand.name=snaa"], "snaa: no such hand; did you mean sana? it may be one of: sana"),
+        (["train", "tiny.yaml", "hand.name=snaa"], "snaa: no such hand; did you mean sana? it may be one of: auraflow, "),
         (["train", "tiny.yaml", "connector.taps=9"], "connector.taps: 9 given, but the brain has 3 layers; use 1..3 or -1"),
         (["train", "tiny.yaml", "--processes", "3"], "train.batch_size: 4 (global) does not divide by 3 = 1 (train.grad_accum) x 3 "),
         (["generate", "RUN", ""], "prompt: empty; say what to draw"),
