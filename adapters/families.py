@@ -25,6 +25,8 @@ REFUSED = {
     "paligemma": "it is a prefix-LM: queries after the prompt would not be what it was trained on",
     "diffusion_gemma": "it writes by denoising a canvas of tokens, not one after the other; reading queries as such a canvas is not built",
 }
+# Families that cut a picture differently when others stand beside it: a turn with one, read on its own, is not what it is in the whole.
+PATCHED_TOGETHER = frozenset({"llava_onevision"})
 # Decoders whose recurrences are shown to go on from a state with several tokens at once, exactly; not all do (FORGETS).
 RECURRENT = frozenset(
     {

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from metabridge.adapters import skeleton
 from metabridge.adapters.cache import CacheLayout, length
 from metabridge.adapters.collate import ChatCollate
-from metabridge.adapters.families import config_of, decoder_of, model_class
+from metabridge.adapters.families import PATCHED_TOGETHER, config_of, decoder_of, model_class
 from metabridge.adapters.locate import hub_error, locate
 from metabridge.adapters.pictures import MAX_PIXELS
 from metabridge.bridge.artifact import fingerprint
@@ -66,6 +66,10 @@ class AutoBrain(Brain):
     def read(self, inputs: Inputs, memory: Memory | None = None, depth: int | None = None) -> Memory:
         if memory is not None and memory.depth != depth:
             raise ValueError(f"a Memory of depth {memory.depth} cannot be extended at depth {depth}: other layers would be missing")
+        if memory is not None and "pixel_values" in inputs and self.model.config.model_type in PATCHED_TOGETHER:
+            raise ValueError(
+                "this brain cuts a picture differently beside others: read a further turn with a picture together with the earlier ones"
+            )
         device, dtype = self.text.device, self.text.dtype
         inputs = {name: x.to(device, dtype if x.is_floating_point() else x.dtype) for name, x in inputs.items()}
         mask = inputs.pop("attention_mask")
@@ -280,7 +284,10 @@ def _weights(auto_class: Any, config: Any, path: str, revision: str, dtype: torc
     if dtype == torch.float64:
         options["experts_implementation"] = "eager"  # the grouped products of a mixture of experts know no float64
     if weights == "pretrained":
-        return auto_class.from_pretrained(path, revision=revision, **options)
+        model, found = auto_class.from_pretrained(path, revision=revision, output_loading_info=True, **options)
+        if missing := found["missing_keys"]:  # which transformers draws at random, with a warning
+            raise ValueError(f"{len(missing)} tensors missing, the first is {min(missing)}")
+        return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same untrained brain every time
         return auto_class.from_config(config, **options)

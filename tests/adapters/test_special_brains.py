@@ -11,6 +11,7 @@ import pytest
 import torch
 from brain_families import FAMILIES
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from metabridge.adapters.brains.auto import AutoBrain, load
@@ -155,3 +156,21 @@ def test_a_decoder_without_a_list_of_layers_is_refused(tmp_path: Path) -> None:
     transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=16)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="a gpt2 cannot be a brain here: its decoder has no list of layers to tap"):
         load(str(tmp_path))
+
+
+def test_a_tensor_that_is_missing_is_one_line(causal_folder: Path, tmp_path: Path) -> None:
+    """transformers would draw it at random, with a warning."""
+    folder = shutil.copytree(causal_folder, tmp_path / "brain")
+    state = load_file(folder / "model.safetensors")
+    state.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"\(1 tensors missing, the first is model.layers.1.mlp.up_proj.weight\); the folder is incomplete"):
+        load(str(folder))
+
+
+def test_a_further_turn_with_a_picture_is_refused_where_pictures_are_cut_together(tmp_path: Path, picture: Image.Image) -> None:
+    brain = brain_of("llava_onevision", tmp_path)
+    turn = brain.collate([Example("edit it", (picture,))])
+    with pytest.raises(ValueError, match="read a further turn with a picture together with the earlier ones"):
+        brain.read(turn, brain.read(turn))
+    brain.read(brain.collate([Example("now blue")]), brain.read(turn))
