@@ -150,6 +150,7 @@ def plot(out: Path, seeds: Sequence[int], path: Path) -> None:
             if cell := row.get(column):
                 axes.plot([cell["low"], cell["high"]], [place, place], color="#93b4e8", linewidth=4, solid_capstyle="round")
                 axes.plot(cell["value"], place, "o", color="#1d4ed8", markersize=5)
+        axes.set_xticks((0, 0.5, 1))
         axes.axvline(done["base"][column]["value"], color="#9ca3af", linewidth=1, linestyle=":")
         axes.set(title=column, xlim=(0, 1), yticks=range(len(done)), yticklabels=[RUNS[name].label for name in done])
         axes.grid(axis="x", alpha=0.3)
