@@ -119,7 +119,8 @@ def page(
     return report.Page(
         title="metabridge demo",
         lead=f"A connector trained on Flatland in {seconds.spent['train']:.0f} s, what it draws, and how right that is, "
-        f"scored exactly from pixels. Beside it the shipped bridge, trained for longer and on captions in other words too. {report.size(own['identity']['benchmark'])}; "
+        f"scored exactly from pixels. Beside it the shipped bridge, trained for longer and "
+        f"on captions in other words too. {report.size(own['identity']['benchmark'])}; "
         "fewer with the shipped bridge.",
         cards=report.cards(own),
         commands=[(command, what, f"{spent:.0f} s") for (command, what), spent in zip(commands, seconds.spent.values(), strict=True)],
