@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,17 +26,17 @@ TEXT_ENCODERS = ("text_encoder", "lora_te")  # key prefixes of diffusers' layout
 
 def wanted(loras: Sequence[Mapping[str, Any]]) -> list[tuple[Path, float]]:
     """`hand.loras: [{path: style.safetensors, weight: 0.8}]` -> paths and weights."""
-    if isinstance(loras, str | Mapping):
+    if not isinstance(loras, Sequence) or isinstance(loras, str):
         raise UserError(f"hand.loras: {loras!r} given; give a list, as [{{path: style.safetensors, weight: 0.8}}]")
     found = []
     for k, lora in enumerate(loras):
-        if not isinstance(lora, Mapping) or "path" not in lora:
+        if not isinstance(lora, Mapping) or not isinstance(lora.get("path"), str):
             raise UserError(f"hand.loras.{k}: {lora!r} given; give a mapping with a path, as {{path: style.safetensors, weight: 0.8}}")
         for key in lora:
             if key not in ("path", "weight"):
                 raise UserError(unknown(f"hand.loras.{k}.{key}", ("path", "weight")))
         weight = lora.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
             raise UserError(f"hand.loras.{k}.weight: {weight!r} given; it is a number, 1.0 by default")
         found.append((Path(lora["path"]).expanduser(), float(weight)))
     return found

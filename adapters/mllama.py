@@ -60,6 +60,7 @@ class MllamaBrain(AutoBrain):
         self._seen: Tensor | None = None
 
     def read(self, inputs: Inputs, memory: Memory | None = None, depth: int | None = None) -> Memory:
+        inputs = {name: x.cpu() for name, x in inputs.items()}  # as collated; each part goes to the model's device when it is read
         if memory is not None:
             log.info("a further turn: the conversation is read anew")
             inputs = _joined(memory.cache.inputs, inputs, self.filler)

@@ -23,8 +23,8 @@ def prepare_hand(
     for name, value in (("gradient_checkpointing", gradient_checkpointing), ("compile", compile)):
         if not isinstance(value, bool):
             raise UserError(f"hand.{name}: {value!r} given; it is true or false")
-    if loras:
-        hand.wear(wanted(loras))
+    if files := wanted(loras):
+        hand.wear(files)
     if gradient_checkpointing:
         hand.denoiser.enable_gradient_checkpointing()
     if compile:

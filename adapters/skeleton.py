@@ -87,18 +87,18 @@ def model_of_transformers(auto_class: Any, config: Any, dtype: torch.dtype, trus
         return auto_class.from_config(config, dtype=dtype, attn_implementation="eager", trust_remote_code=trust_remote_code)
 
 
-def picture_tokens(path: str, width: int, height: int) -> int | None:
+def picture_tokens(path: str, width: int, height: int, trust_remote_code: bool = False) -> int | None:
     """Tokens of a prompt that one picture takes, as the processor itself counts them; None where it cannot be asked."""
     import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    config = transformers.AutoConfig.from_pretrained(path)
-    if type(config) not in PROCESSOR_MAPPING:
-        return None
     try:
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        if type(config) not in PROCESSOR_MAPPING:
+            return None
         counted: int = _processor(path, config)._get_num_multimodal_tokens([(height, width)])["num_image_tokens"][0]
-    except (OSError, ValueError, AttributeError, TypeError):  # no file of it here, or a family that wants words to count, or does not count
-        return None
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, ImportError, UserError):
+        return None  # no file of it here, or a family that wants words to count, or does not count
     return counted
 
 

@@ -186,14 +186,19 @@ def _portable(recipe: Recipe, folder: Path) -> dict[str, Any]:
         if isinstance(repo, str) and is_local(repo):
             path = os.path.relpath(Path(repo).expanduser().resolve(), folder.resolve())
             tree[kind]["repo"] = path if path.startswith(".") else f"./{path}"
+    if loras := tree["hand"].get("loras"):  # files that lie beside the base
+        relative = [os.path.relpath(Path(lora["path"]).expanduser().resolve(), folder.resolve()) for lora in loras]
+        tree["hand"]["loras"] = [{**lora, "path": path} for lora, path in zip(loras, relative, strict=True)]
     return tree
 
 
 def _resolve(part: Part, folder: Path) -> Part:
-    repo = part.options.get("repo")
-    if not isinstance(repo, str) or not repo.startswith("."):
-        return part
-    return dataclasses.replace(part, options={**part.options, "repo": str((folder / repo).resolve())})
+    options = dict(part.options)
+    if isinstance(repo := options.get("repo"), str) and repo.startswith("."):
+        options["repo"] = str((folder / repo).resolve())
+    if loras := options.get("loras"):
+        options["loras"] = [{**lora, "path": str((folder / lora["path"]).resolve())} for lora in loras]
+    return dataclasses.replace(part, options=options)
 
 
 def _swap(fresh: Path, folder: Path) -> None:

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from metabridge.adapters import assemble
 from metabridge.adapters.brains.auto import AutoBrain
+from metabridge.adapters.mllama import MllamaBrain
 from metabridge.bridge.attention import fastest_attention
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Brain, Inputs, Memory
@@ -240,8 +241,10 @@ def run(job: Job, say: Callable[..., None]) -> None:
     quiet()
     say(progress="loading")
     bridge = assemble(recipe, str(device))
-    if not isinstance(brain := bridge.brain, AutoBrain):
-        raise UserError(f"brain.name: {recipe.brain.name} given, which has no full-sequence route to stand beside; bench takes auto alone")
+    if not isinstance(brain := bridge.brain, AutoBrain) or isinstance(brain, MllamaBrain):
+        raise UserError(
+            f"brain.name: {recipe.brain.name} given, which has no full-sequence route to stand beside; bench takes auto alone, but not its mllama"
+        )
     precision = usable(recipe.train.precision, device)
     if precision == "float64":
         bridge.double()

@@ -68,7 +68,7 @@ def token_table(bridge: Bridge) -> Table:
     picture = None
     if isinstance(bridge.brain, AutoBrain):
         collate = bridge.brain.collate
-        picture = picture_tokens(collate.path, *fitted_size(SIDE, SIDE, collate.max_pixels))
+        picture = picture_tokens(collate.path, *fitted_size(SIDE, SIDE, collate.max_pixels), collate.trust_remote_code)
     table = Table("tokens in the brain", "")
     table.add_row("queries", str(bridge.settings.queries))
     table.add_row(f"one picture of {SIDE} x {SIDE} pixels", "not known" if picture is None else str(picture))

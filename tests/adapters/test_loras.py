@@ -15,11 +15,12 @@ from hand_families.family import Family
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from metabridge.adapters import load
+from metabridge.adapters import assemble, load, load_pipeline
 from metabridge.adapters.pretrained import PretrainedHand
+from metabridge.bridge.artifact import save_bridge
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition
-from metabridge.bridge.recipe import Objective, Part
+from metabridge.bridge.recipe import Objective, Part, Recipe
 
 RANK = 2
 NAMES = ("stable_diffusion", "sana")
@@ -158,10 +159,31 @@ def test_what_does_not_fit_is_one_line(folders: dict[str, Path], tmp_path: Path)
         ([{"path": str(wide), "weight": "half"}], "hand.loras.0.weight: 'half' given; it is a number"),
         (["style.safetensors"], "hand.loras.0: 'style.safetensors' given; give a mapping with a path"),
         ("style.safetensors", "hand.loras: 'style.safetensors' given; give a list"),
+        (3, "hand.loras: 3 given; give a list"),
+        ({}, "hand.loras: {} given; give a list"),
+        ([{"path": None}], "hand.loras.0: {'path': None} given; give a mapping with a path"),
+        ([{"path": str(wide), "weight": float("nan")}], "hand.loras.0.weight: nan given; it is a number"),
     ):
         with pytest.raises(UserError, match=line) as caught:
             plain("stable_diffusion", folder, loras=loras)
         assert "\n" not in str(caught.value)
+
+
+def test_an_artifact_finds_its_files_from_anywhere(
+    tiny_recipe: Recipe, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    in_diffusers_layout(plain("sana", folders["sana"]).denoiser, "transformer", Path("style.safetensors"))
+    worn = Part("sana", {**tiny_recipe.hand.options, "loras": [{"path": "style.safetensors", "weight": 0.5}]})
+    recipe = dataclasses.replace(tiny_recipe, hand=worn)
+    bridge = assemble(recipe)
+    save_bridge(bridge, tmp_path / "run" / "bridge", recipe, {})
+    assert recipe.hand.options["loras"] == [{"path": "style.safetensors", "weight": 0.5}]
+    monkeypatch.chdir(tmp_path)
+    loaded = load_pipeline(tmp_path / "run").bridge
+    with torch.no_grad():
+        assert torch.equal(loaded.hand.predict(*parts(loaded.hand)), bridge.hand.predict(*parts(bridge.hand)))
 
 
 @pytest.mark.parametrize("name", NAMES)

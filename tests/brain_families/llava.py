@@ -88,7 +88,9 @@ def make_mistral3(folder: Path) -> Path:
 
 FAMILIES = {
     "llava": Family(make_llava, reason="CLIP tower; every picture cut to one square"),
-    "llava_onevision": Family(make_llava_onevision, reason="a picture beside others is patched more coarsely", extends=False),
+    "llava_onevision": Family(
+        make_llava_onevision, reason="a picture beside others is patched more coarsely; a later turn with one is refused", extends=False
+    ),
     "internvl": Family(make_internvl, reason="a picture in up to as many tiles as the checkpoint says"),
     "mistral3": Family(make_mistral3, reason="Pixtral tower"),
 }
