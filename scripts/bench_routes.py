@@ -243,7 +243,7 @@ def run(job: Job, say: Callable[..., None]) -> None:
     bridge = assemble(recipe, str(device))
     if not isinstance(brain := bridge.brain, AutoBrain) or isinstance(brain, MllamaBrain):
         raise UserError(
-            f"brain.name: {recipe.brain.name} given, which has no full-sequence route to stand beside; bench takes auto alone, but not its mllama"
+            f"brain.name: {recipe.brain.name} given, which has no full-sequence route to stand beside; bench takes auto alone, mllama apart"
         )
     precision = usable(recipe.train.precision, device)
     if precision == "float64":
