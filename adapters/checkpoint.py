@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from metabridge.adapters import skeleton
 from metabridge.adapters.brains.auto import torch_dtype
-from metabridge.adapters.locate import hub_error, locate
+from metabridge.adapters.locate import hub_error, locate, refuse_missing
 from metabridge.adapters.loras import lora_of
 from metabridge.bridge.artifact import fingerprint
 from metabridge.bridge.errors import UserError
@@ -122,8 +122,7 @@ def _part(cls: Any, path: str, name: str, revision: str, dtype: torch.dtype) -> 
     if skeleton.active():
         return skeleton.model_of_diffusers(cls, path, name, dtype)
     part, found = cls.from_pretrained(path, subfolder=name, revision=revision, dtype=dtype, output_loading_info=True)
-    if missing := found["missing_keys"]:  # which diffusers draws at random, with a warning
-        raise ValueError(f"{name}: {len(missing)} tensors missing, the first is {sorted(missing)[0]}")
+    refuse_missing(found["missing_keys"], f"{name}: ")
     return part
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def hub_error(repo: str, revision: str, error: Exception) -> UserError:
     local = repo.startswith(PACKAGE) or is_local(repo)
     advice = "the folder is incomplete or damaged, copy it again" if local else "check the name, the network and your access to it"
     return UserError(f"{repo}@{revision}: cannot be loaded ({reason[:200]}); {advice}")
+
+
+def refuse_missing(keys: Collection[str], part: str = "") -> None:
+    """Tensors that a checkpoint lacks, which both libraries would draw at random with no more than a warning."""
+    if keys:
+        raise ValueError(f"{part}{len(keys)} tensors missing, the first is {min(keys)}")
 
 
 def _listing(folder: Path) -> str:

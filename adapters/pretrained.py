@@ -115,7 +115,9 @@ class Native:
     pipeline_class: Any
     omitted: Mapping[str, Any]  # parts of the pipeline that encode_prompt does without
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, max_sequence_length: int | None = None) -> None:
+        """`max_sequence_length`: tokens of a caption, where encode_prompt takes a number."""
+        self.max_sequence_length = max_sequence_length
         self.path, self.revision, self.dtype = checkpoint.path, checkpoint.revision, checkpoint.dtype
         self.absent: dict[str, Any] = dict.fromkeys(checkpoint.absent)  # diffusers wants to be told
 
@@ -140,6 +142,17 @@ class Native:
 
     def encode(self, captions: list[str], device: torch.device) -> Condition:
         raise NotImplementedError
+
+
+def kl_factor(vae: Any) -> int:
+    """Pixels to a latent along a side, of a KL autoencoder: every block but the last halves it."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)  # type: ignore[no-any-return]
+
+
+def attended(embeds: Tensor, pooled: Tensor | None = None) -> Condition:
+    """A native condition whose padding is attended to, as the official pipelines of many hands do."""
+    mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+    return Condition(embeds.float(), mask, None if pooled is None else pooled.float())
 
 
 def numbers(values: Sequence[float], latents: Tensor) -> Tensor:

@@ -111,6 +111,25 @@ def make_causal_lm(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def gemma() -> tuple[transformers.PreTrainedTokenizerFast, transformers.Gemma2Model]:
+    """The text encoder of Sana and Lumina 2, of width 16, with its tokenizer."""
+    words = tokenizer(["<pad>", "<eos>", "<bos>"], "right", bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+    # as Gemma's: the empty caption has a token to attend to
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    config = transformers.Gemma2Config(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        max_position_embeddings=512,
+    )
+    return words, transformers.Gemma2Model(config)
+
+
 def make_hand(folder: Path, seed: int = 0, text_encoder: bool = True) -> Path:
     """A SanaPipeline folder: 64x64 pixels, latents 4 x 16 x 16, conditioning width 16."""
     with torch.random.fork_rng():
@@ -141,21 +160,7 @@ def make_hand(folder: Path, seed: int = 0, text_encoder: bool = True) -> Path:
             decoder_qkv_multiscales=((), (), ()),
             scaling_factor=0.5,
         )
-        words = tokenizer(["<pad>", "<eos>", "<bos>"], "right", bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
-        # as Gemma's: the empty caption has a token to attend to
-        words.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
-        gemma = transformers.Gemma2Config(
-            vocab_size=len(words),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            query_pre_attn_scalar=8,
-            max_position_embeddings=512,
-        )
-        encoder = transformers.Gemma2Model(gemma)
+        words, encoder = gemma()
         for model in (transformer, vae, encoder):
             spread(model)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)

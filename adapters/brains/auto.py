@@ -18,7 +18,7 @@ from metabridge.adapters import skeleton
 from metabridge.adapters.cache import CacheLayout, length
 from metabridge.adapters.collate import ChatCollate
 from metabridge.adapters.families import PATCHED_TOGETHER, config_of, decoder_of, model_class
-from metabridge.adapters.locate import hub_error, locate
+from metabridge.adapters.locate import hub_error, locate, refuse_missing
 from metabridge.adapters.pictures import MAX_PIXELS
 from metabridge.bridge.artifact import fingerprint
 from metabridge.bridge.errors import UserError
@@ -285,8 +285,7 @@ def _weights(auto_class: Any, config: Any, path: str, revision: str, dtype: torc
         options["experts_implementation"] = "eager"  # the grouped products of a mixture of experts know no float64
     if weights == "pretrained":
         model, found = auto_class.from_pretrained(path, revision=revision, output_loading_info=True, **options)
-        if missing := found["missing_keys"]:  # which transformers draws at random, with a warning
-            raise ValueError(f"{len(missing)} tensors missing, the first is {min(missing)}")
+        refuse_missing(found["missing_keys"])
         return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same untrained brain every time

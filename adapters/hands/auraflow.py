@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metabridge.adapters.checkpoint import Checkpoint, load_checkpoint, refuse_other_channels
-from metabridge.adapters.pretrained import Native, PretrainedHand
+from metabridge.adapters.pretrained import Native, PretrainedHand, attended, kl_factor
 from metabridge.bridge.interfaces import Condition
 
 DEFAULT_SIDE = 1024  # pixels that the official pipeline draws unless told otherwise
@@ -22,7 +22,7 @@ class AuraFlowHand(PretrainedHand):
         super().__init__(checkpoint, native, guidance_scale, steps)
         config = self.denoiser.config
         self.width: int = config.joint_attention_dim
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor = kl_factor(self.vae)
         self.positions = math.isqrt(config.pos_embed_max_size)  # of patches, along a side
         self.default_size = (min(DEFAULT_SIDE, self.positions * self.factor * config.patch_size),) * 2
 
@@ -45,16 +45,12 @@ class AuraFlowNative(Native):
     pipeline_class = diffusers.AuraFlowPipeline
     omitted = {"transformer": None, "vae": None}  # noqa: RUF012
 
-    def __init__(self, checkpoint: Checkpoint, max_sequence_length: int) -> None:
-        super().__init__(checkpoint)
-        self.max_sequence_length = max_sequence_length
-
     def encode(self, captions: list[str], device: torch.device) -> Condition:
         """Padded to the full length with zeros that are attended to: the mask has multiplied them, the denoiser takes none."""
         embeds, _, _, _ = self.pipeline.encode_prompt(
             captions, do_classifier_free_guidance=False, device=device, max_sequence_length=self.max_sequence_length
         )
-        return Condition(embeds.float(), torch.ones(embeds.shape[:2], dtype=torch.long, device=device))
+        return attended(embeds)
 
 
 def load(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metabridge.adapters.checkpoint import Checkpoint, load_checkpoint, refuse_other_channels
 from metabridge.adapters.packing import image_ids, pack, unpack
-from metabridge.adapters.pretrained import Native, PretrainedHand
+from metabridge.adapters.pretrained import Native, PretrainedHand, kl_factor
 from metabridge.adapters.schedules import shifted
 from metabridge.bridge.interfaces import Condition
 
@@ -21,7 +21,7 @@ class ChromaHand(PretrainedHand):
     def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int) -> None:
         super().__init__(checkpoint, native, guidance_scale, steps)
         self.width: int = self.denoiser.config.joint_attention_dim
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor = kl_factor(self.vae)
         self.default_size = (DEFAULT_LATENTS * self.factor,) * 2
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -50,10 +50,6 @@ class ChromaHand(PretrainedHand):
 class ChromaNative(Native):
     pipeline_class = diffusers.ChromaPipeline
     omitted = {"transformer": None, "vae": None}  # noqa: RUF012
-
-    def __init__(self, checkpoint: Checkpoint, max_sequence_length: int) -> None:
-        super().__init__(checkpoint)
-        self.max_sequence_length = max_sequence_length
 
     def encode(self, captions: list[str], device: torch.device) -> Condition:
         """The mask leaves the first token of padding to attend to, as Chroma was trained."""

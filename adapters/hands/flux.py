@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metabridge.adapters.checkpoint import Checkpoint, guidance_told, load_checkpoint, refuse_other_channels
 from metabridge.adapters.packing import image_ids, pack, unpack
-from metabridge.adapters.pretrained import Native, PretrainedHand
+from metabridge.adapters.pretrained import Native, PretrainedHand, attended, kl_factor
 from metabridge.adapters.schedules import shifted
 from metabridge.bridge.interfaces import Condition
 
@@ -26,7 +26,7 @@ class FluxHand(PretrainedHand):
         super().__init__(checkpoint, native, guidance_scale, steps)
         self.width: int = self.denoiser.config.joint_attention_dim
         self.pooled_width = self.denoiser.config.pooled_projection_dim
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor = kl_factor(self.vae)
         self.default_size = (SAMPLE_SIZE * self.factor,) * 2
         self.distilled_guidance = distilled_guidance
 
@@ -56,14 +56,10 @@ class FluxNative(Native):
     pipeline_class = diffusers.FluxPipeline
     omitted = {"transformer": None, "vae": None, "image_encoder": None, "feature_extractor": None}  # noqa: RUF012
 
-    def __init__(self, checkpoint: Checkpoint, max_sequence_length: int) -> None:
-        super().__init__(checkpoint)
-        self.max_sequence_length = max_sequence_length
-
     def encode(self, captions: list[str], device: torch.device) -> Condition:
         """T5's states, the padding attended to, and CLIP's pooled one."""
         embeds, pooled, _ = self.pipeline.encode_prompt(captions, device=device, max_sequence_length=self.max_sequence_length)
-        return Condition(embeds.float(), torch.ones(embeds.shape[:2], dtype=torch.long, device=device), pooled.float())
+        return attended(embeds, pooled)
 
 
 def load(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metabridge.adapters.checkpoint import Checkpoint, guidance_told, load_checkpoint, refuse_other_channels
-from metabridge.adapters.pretrained import Native, PretrainedHand, latents_of, wide
+from metabridge.adapters.pretrained import Native, PretrainedHand, attended, kl_factor, latents_of, wide
 from metabridge.adapters.processors import image_only, processor_class_of
 from metabridge.adapters.schedules import with_mu
 from metabridge.bridge.interfaces import Condition
@@ -29,7 +29,7 @@ class Flux2Hand(PretrainedHand):
     ) -> None:
         super().__init__(checkpoint, native, guidance_scale, steps)
         self.width: int = self.denoiser.config.joint_attention_dim
-        self.factor = PATCH * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor = PATCH * kl_factor(self.vae)
         self.default_size = (SAMPLE_SIZE // PATCH * self.factor,) * 2
         self.distilled_guidance = distilled_guidance
 
@@ -79,12 +79,11 @@ class Flux2Native(Native):
     omitted = {"transformer": None, "vae": None}  # noqa: RUF012
 
     def __init__(self, checkpoint: Checkpoint, max_sequence_length: int) -> None:
-        super().__init__(checkpoint)
+        super().__init__(checkpoint, max_sequence_length)
         self.pipeline_class = getattr(diffusers, checkpoint.pipeline)  # dev reads captions with Mistral, klein with Qwen3
         if self.pipeline_class is diffusers.Flux2Pipeline:
             # dev's processor reads pictures too, and as diffusers would load it asks for torchvision
             self.omitted = {**self.omitted, "tokenizer": None}
-        self.max_sequence_length = max_sequence_length
 
     @cached_property
     def pipeline(self) -> Any:
@@ -98,7 +97,7 @@ class Flux2Native(Native):
     def encode(self, captions: list[str], device: torch.device) -> Condition:
         """In the text encoder's chat template, the padding attended to: as the official pipelines do."""
         embeds, _ = self.pipeline.encode_prompt(captions, device=device, max_sequence_length=self.max_sequence_length)
-        return Condition(embeds.float(), torch.ones(embeds.shape[:2], dtype=torch.long, device=device))
+        return attended(embeds)
 
 
 def load(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metabridge.adapters.checkpoint import Checkpoint, load_checkpoint, refuse_other_channels
-from metabridge.adapters.pretrained import Native, PretrainedHand
+from metabridge.adapters.pretrained import Native, PretrainedHand, kl_factor
 from metabridge.adapters.schedules import shifted
 from metabridge.bridge.interfaces import Condition
 from metabridge.bridge.sampling import guide
@@ -20,7 +20,7 @@ class Lumina2Hand(PretrainedHand):
     def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int) -> None:
         super().__init__(checkpoint, native, guidance_scale, steps)
         self.width: int = self.denoiser.config.cap_feat_dim
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor = kl_factor(self.vae)
         self.default_size = (self.denoiser.config.sample_size * self.factor,) * 2
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -53,10 +53,6 @@ class Lumina2Hand(PretrainedHand):
 class Lumina2Native(Native):
     pipeline_class = diffusers.Lumina2Pipeline
     omitted = {"transformer": None, "vae": None}  # noqa: RUF012
-
-    def __init__(self, checkpoint: Checkpoint, max_sequence_length: int) -> None:
-        super().__init__(checkpoint)
-        self.max_sequence_length = max_sequence_length
 
     def encode(self, captions: list[str], device: torch.device) -> Condition:
         """The official system prompt stands before every caption, but not before the empty one."""

@@ -8,7 +8,7 @@ from diffusers.loaders.peft import PeftAdapterMixin
 from torch import Tensor
 
 from metabridge.adapters.checkpoint import Checkpoint, load_checkpoint, refuse_other_channels
-from metabridge.adapters.pretrained import Native, PretrainedHand, numbers
+from metabridge.adapters.pretrained import Native, PretrainedHand, kl_factor, numbers
 from metabridge.bridge.interfaces import Condition
 
 CAPTION_LENGTH = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}  # tokens that the official pipelines read
@@ -23,7 +23,7 @@ class PixArtHand(PretrainedHand):
         super().__init__(checkpoint, native, guidance_scale, steps)
         config = self.denoiser.config
         self.width: int = config.caption_channels or config.cross_attention_dim
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor = kl_factor(self.vae)
         self.default_size = (config.sample_size * self.factor,) * 2
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -52,10 +52,6 @@ class PixArtHand(PretrainedHand):
 class PixArtNative(Native):
     pipeline_class = diffusers.PixArtSigmaPipeline  # reads captions as PixArtAlphaPipeline does, but for the default length
     omitted = {"transformer": None, "vae": None}  # noqa: RUF012
-
-    def __init__(self, checkpoint: Checkpoint, max_sequence_length: int) -> None:
-        super().__init__(checkpoint)
-        self.max_sequence_length = max_sequence_length
 
     def encode(self, captions: list[str], device: torch.device) -> Condition:
         embeds, mask, _, _ = self.pipeline.encode_prompt(

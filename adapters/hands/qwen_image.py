@@ -75,10 +75,6 @@ class QwenImageNative(Native):
     pipeline_class = diffusers.QwenImagePipeline
     omitted = {"transformer": None, "vae": None}  # noqa: RUF012
 
-    def __init__(self, checkpoint: Checkpoint, max_sequence_length: int) -> None:
-        super().__init__(checkpoint)
-        self.max_sequence_length = max_sequence_length
-
     def encode(self, captions: list[str], device: torch.device) -> Condition:
         """In the official template, whose own first tokens are dropped; the empty caption too."""
         embeds, mask = self.pipeline.encode_prompt(captions, device, max_sequence_length=self.max_sequence_length)

@@ -50,8 +50,7 @@ class SanaNative(Native):
     omitted = {"transformer": None, "vae": None}  # noqa: RUF012
 
     def __init__(self, checkpoint: Checkpoint, max_sequence_length: int, instruction: bool) -> None:
-        super().__init__(checkpoint)
-        self.max_sequence_length = max_sequence_length
+        super().__init__(checkpoint, max_sequence_length)
         # what the official pipeline writes before every prompt, but not before the empty one
         call = inspect.signature(self.pipeline_class.__call__).parameters
         self.instruction = call["complex_human_instruction"].default if instruction else None

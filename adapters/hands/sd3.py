@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metabridge.adapters.checkpoint import Checkpoint, load_checkpoint, refuse_other_channels
-from metabridge.adapters.pretrained import Native, PretrainedHand
+from metabridge.adapters.pretrained import Native, PretrainedHand, attended, kl_factor
 from metabridge.adapters.schedules import mu_of
 from metabridge.bridge.interfaces import Condition
 
@@ -23,7 +23,7 @@ class SD3Hand(PretrainedHand):
         config = self.denoiser.config
         self.width: int = config.joint_attention_dim
         self.pooled_width = config.pooled_projection_dim
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor = kl_factor(self.vae)
         self.default_size = (config.sample_size * self.factor,) * 2
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -56,8 +56,7 @@ class SD3Native(Native):
     pipeline_class = diffusers.StableDiffusion3Pipeline
 
     def __init__(self, checkpoint: Checkpoint, max_sequence_length: int) -> None:
-        super().__init__(checkpoint)
-        self.max_sequence_length = max_sequence_length
+        super().__init__(checkpoint, max_sequence_length)
         # the denoiser's width is that of the zeros which stand for a T5 that was left out
         self.omitted = {"transformer": checkpoint.denoiser, "vae": None, "image_encoder": None, "feature_extractor": None}
 
@@ -66,7 +65,7 @@ class SD3Native(Native):
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
             captions, None, None, device=device, do_classifier_free_guidance=False, max_sequence_length=self.max_sequence_length
         )
-        return Condition(embeds.float(), torch.ones(embeds.shape[:2], dtype=torch.long, device=device), pooled.float())
+        return attended(embeds, pooled)
 
 
 def load(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metabridge.adapters.checkpoint import Checkpoint, load_checkpoint, refuse_other_channels
 from metabridge.adapters.hands.stable_diffusion import refuse_other_inputs
-from metabridge.adapters.pretrained import Native, PretrainedHand, numbers
+from metabridge.adapters.pretrained import Native, PretrainedHand, attended, kl_factor, numbers
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition
 
@@ -21,7 +21,7 @@ class SDXLHand(PretrainedHand):
         config = self.denoiser.config
         self.width: int = config.cross_attention_dim
         self.pooled_width = config.projection_class_embeddings_input_dim - SIZES * config.addition_time_embed_dim
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor = kl_factor(self.vae)
         self.default_size = (config.sample_size * self.factor,) * 2
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -55,7 +55,7 @@ class SDXLNative(Native):
         if self.pipeline.config.force_zeros_for_empty_prompt:
             told = torch.tensor([bool(caption) for caption in captions], device=device)
             embeds, pooled = embeds * told[:, None, None], pooled * told[:, None]
-        return Condition(embeds.float(), torch.ones(embeds.shape[:2], dtype=torch.long, device=device), pooled.float())
+        return attended(embeds, pooled)
 
 
 def load(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metabridge.adapters.checkpoint import Checkpoint, load_checkpoint, refuse_other_channels
-from metabridge.adapters.pretrained import Native, PretrainedHand
+from metabridge.adapters.pretrained import Native, PretrainedHand, attended, kl_factor
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition
 
@@ -17,7 +17,7 @@ class StableDiffusionHand(PretrainedHand):
         super().__init__(checkpoint, native, guidance_scale, steps)
         config = self.denoiser.config
         self.width: int = config.encoder_hid_dim or config.cross_attention_dim  # the first where the UNet projects the text itself
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor = kl_factor(self.vae)
         self.default_size = (config.sample_size * self.factor,) * 2
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -61,7 +61,7 @@ class StableDiffusionNative(Native):
     def encode(self, captions: list[str], device: torch.device) -> Condition:
         """Padded to the tokenizer's full length, the padding attended to: as the official pipeline does."""
         embeds, _ = self.pipeline.encode_prompt(captions, device, num_images_per_prompt=1, do_classifier_free_guidance=False)
-        return Condition(embeds.float(), torch.ones(embeds.shape[:2], dtype=torch.long, device=device))
+        return attended(embeds)
 
 
 def load(

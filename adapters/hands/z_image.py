@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metabridge.adapters.checkpoint import Checkpoint, load_checkpoint, refuse_other_channels
-from metabridge.adapters.pretrained import Native, PretrainedHand
+from metabridge.adapters.pretrained import Native, PretrainedHand, kl_factor
 from metabridge.adapters.schedules import shifted
 from metabridge.bridge.interfaces import Condition
 
@@ -23,7 +23,7 @@ class ZImageHand(PretrainedHand):
     def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int) -> None:
         super().__init__(checkpoint, native, guidance_scale, steps)
         self.width: int = self.denoiser.config.cap_feat_dim
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor = kl_factor(self.vae)
         # on the first axis captions stand from 1 on, the picture one place after them
         self.longest = (self.denoiser.config.axes_lens[0] - 2) // ROUND * ROUND
 
@@ -50,10 +50,6 @@ class ZImageHand(PretrainedHand):
 class ZImageNative(Native):
     pipeline_class = diffusers.ZImagePipeline
     omitted = {"transformer": None, "vae": None}  # noqa: RUF012
-
-    def __init__(self, checkpoint: Checkpoint, max_sequence_length: int) -> None:
-        super().__init__(checkpoint)
-        self.max_sequence_length = max_sequence_length
 
     def encode(self, captions: list[str], device: torch.device) -> Condition:
         """Written into the chat template of the text encoder, the empty caption too."""

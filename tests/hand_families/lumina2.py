@@ -10,8 +10,6 @@ import diffusers
 import hand_parts
 import tiny
 import torch
-import transformers
-from tokenizers import processors
 from torch import Tensor
 
 from hand_families.family import DYNAMIC, HEIGHT, WIDTH, Family
@@ -38,20 +36,7 @@ def make(folder: Path, seed: int = 0, text_encoder: bool = True) -> Path:
             cap_feat_dim=16,
         )
         vae = hand_parts.kl_vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False)
-        words = tiny.tokenizer(["<pad>", "<eos>", "<bos>"], "right", bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
-        words.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
-        gemma = transformers.Gemma2Config(
-            vocab_size=len(words),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            query_pre_attn_scalar=8,
-            max_position_embeddings=512,
-        )
-        encoder = transformers.Gemma2Model(gemma)
+        words, encoder = tiny.gemma()
         for model in (transformer, vae, encoder):
             tiny.spread(model)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0)
