@@ -9,9 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metabridge.bridge.errors import UserError
-from metabridge.bridge.recipe import Part, Recipe, unknown
+from metabridge.bridge.errors import UserError, unknown
+from metabridge.bridge.recipe import Recipe
 from metabridge.bridge.saved import last_saved
+from metabridge.bridge.settings import Part
 
 if TYPE_CHECKING:
     from metabridge.bridge.model import Bridge

@@ -15,8 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from metabridge.bridge.errors import UserError
-from metabridge.bridge.recipe import unknown
+from metabridge.bridge.errors import UserError, unknown
 
 log = logging.getLogger(__name__)
 

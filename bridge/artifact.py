@@ -20,8 +20,9 @@ from torch import Tensor
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.model import Bridge
-from metabridge.bridge.recipe import Part, Recipe
+from metabridge.bridge.recipe import Recipe
 from metabridge.bridge.saved import aside, last_saved
+from metabridge.bridge.settings import Part
 
 FORMAT = 1
 SAMPLES = 64  # values of each tensor that enter a fingerprint

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from metabridge.bridge import objective as equations
 from metabridge.bridge.interfaces import Condition, Hand
-from metabridge.bridge.recipe import Objective
 from metabridge.bridge.sampling import denoise, guide, initial_noise
+from metabridge.bridge.settings import Objective
 
 
 class DiffusionHand(Hand):

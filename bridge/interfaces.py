@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metabridge.bridge.recipe import Objective
+from metabridge.bridge.settings import Objective
 
 Inputs = dict[str, Tensor]  # one collated batch, by name: input_ids, attention_mask, pixel_values, ...
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from metabridge.bridge.connector import Connector
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Brain, Condition, Hand, Inputs, Memory
-from metabridge.bridge.recipe import Connector as ConnectorSettings
-from metabridge.bridge.recipe import Objective
+from metabridge.bridge.settings import Connector as ConnectorSettings
+from metabridge.bridge.settings import Objective
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metabridge.bridge.recipe import Objective
+from metabridge.bridge.settings import Objective
 
 TRAIN_TIMESTEPS = 1000  # timesteps are in the scheduler's units: t = 1000 s
 

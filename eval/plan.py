@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from metabridge.bridge.errors import UserError
-from metabridge.bridge.recipe import unknown
+from metabridge.bridge.errors import UserError, unknown
 from metabridge.eval import benchmarks, store
 from metabridge.eval.benchmarks import Item
 

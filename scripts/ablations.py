@@ -18,8 +18,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from metabridge.bridge.artifact import apply, read_artifact
+from metabridge.bridge.errors import unknown
 from metabridge.bridge.pipeline import BridgePipeline
-from metabridge.bridge.recipe import Recipe, unknown
+from metabridge.bridge.recipe import Recipe
 from metabridge.eval import store
 from metabridge.eval.generate import Drawn
 from metabridge.scripts.eval import Options, draw, make_plan, say, score

@@ -93,7 +93,10 @@ def measure(job: Job, say: Callable[[str], None]) -> dict[str, Any]:
     """One route in a process of its own, so that no other route's memory is counted."""
     command = [sys.executable, "-m", "metabridge.scripts.bench_routes", json.dumps(dataclasses.asdict(job))]
     found: dict[str, Any] = {}
-    with tempfile.TemporaryFile() as heard, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=heard, text=True) as child:
+    with (
+        tempfile.TemporaryFile() as heard,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=heard, text=True) as child,
+    ):
         try:
             assert child.stdout is not None
             for line in child.stdout:
@@ -101,7 +104,7 @@ def measure(job: Job, say: Callable[[str], None]) -> dict[str, Any]:
                 found |= told
                 say(told.get("progress", "done"))
             child.wait()
-        except BaseException:  # Ctrl-C among them: no child outlives its parent
+        except BaseException:  # Ctrl-C among them; where it comes too early for this line, the child sees its stdin end
             child.kill()
             raise
         heard.seek(0)

@@ -9,6 +9,7 @@ import logging
 import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -286,12 +287,19 @@ def main() -> None:
     logging.basicConfig(format="metabridge: %(message)s")
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no result
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     say = partial(_say, channel)
     try:
         run(Job(**json.loads(sys.argv[1])), say)
     except UserError as error:
         say(error=" ".join(str(error).split()))
         sys.exit(2)
+
+
+def _end_with_the_parent() -> None:
+    """stdin ends when the parent does, killed or not."""
+    os.read(0, 1)
+    os._exit(1)
 
 
 def _say(channel: TextIO, **told: Any) -> None:

@@ -6,8 +6,7 @@ import json
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-from metabridge.bridge.errors import UserError
-from metabridge.bridge.recipe import unknown
+from metabridge.bridge.errors import UserError, unknown
 
 KINDS = ("brains", "hands", "recipes", "benchmarks")
 

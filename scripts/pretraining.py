@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from metabridge.bridge.attention import fastest_attention
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import write_whole
-from metabridge.bridge.recipe import Train
+from metabridge.bridge.settings import Train
 from metabridge.training.log import read_metrics
 from metabridge.training.optim import EMA, adamw, copy, swapped
 from metabridge.training.seeds import row_seed

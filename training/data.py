@@ -19,10 +19,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from metabridge.bridge.errors import UserError
+from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.interfaces import Collate, Example
 from metabridge.bridge.model import Batch
-from metabridge.bridge.recipe import Objective, Recipe, Source, unknown
+from metabridge.bridge.recipe import Recipe
+from metabridge.bridge.settings import Objective, Source
 from metabridge.training.seeds import row_seed
 
 Row = Callable[[int], Example]  # seed -> one row

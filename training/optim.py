@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from metabridge.bridge.recipe import Train
+from metabridge.bridge.settings import Train
 
 
 def adamw(model: nn.Module, settings: Train) -> torch.optim.AdamW:

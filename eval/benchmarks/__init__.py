@@ -13,8 +13,7 @@ from typing import Any, Protocol, cast
 
 from PIL import Image
 
-from metabridge.bridge.errors import UserError
-from metabridge.bridge.recipe import unknown
+from metabridge.bridge.errors import UserError, unknown
 
 
 @dataclass(frozen=True)

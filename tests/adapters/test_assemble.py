@@ -20,7 +20,8 @@ from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Example
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.pipeline import BridgePipeline
-from metabridge.bridge.recipe import Part, Recipe
+from metabridge.bridge.recipe import Recipe
+from metabridge.bridge.settings import Part
 from metabridge.training import recipes
 
 

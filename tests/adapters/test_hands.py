@@ -18,7 +18,7 @@ from metabridge.adapters.pretrained import CAPTIONS, PretrainedHand
 from metabridge.adapters.schedules import prediction_of
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition
-from metabridge.bridge.recipe import Objective
+from metabridge.bridge.settings import Objective
 
 PROMPTS = ["a red cat", "a small yellow bird to the left of a dog"]
 

@@ -20,7 +20,8 @@ from metabridge.adapters.pretrained import PretrainedHand
 from metabridge.bridge.artifact import save_bridge
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition
-from metabridge.bridge.recipe import Objective, Part, Recipe
+from metabridge.bridge.recipe import Recipe
+from metabridge.bridge.settings import Objective, Part
 
 RANK = 2
 NAMES = ("stable_diffusion", "sana")

@@ -17,7 +17,8 @@ from metabridge.adapters import assemble, load, skeleton
 from metabridge.adapters.brains.auto import AutoBrain
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Example
-from metabridge.bridge.recipe import Part, Recipe
+from metabridge.bridge.recipe import Recipe
+from metabridge.bridge.settings import Part
 from tests.tiny import make_sd_hand, recipe_tree
 
 # Published counts, as far as they are published: an int is exact, a float rounded to the digits that it has.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metabridge.bridge.interfaces import Brain, Condition, Hand, Memory
-from metabridge.bridge.recipe import Objective
+from metabridge.bridge.settings import Objective
 
 
 def condition(rows: int, length: int, pooled: bool = False) -> Condition:

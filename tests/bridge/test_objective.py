@@ -13,8 +13,8 @@ from torch import Tensor
 from metabridge.bridge import objective as equations
 from metabridge.bridge.diffusion import DiffusionHand
 from metabridge.bridge.interfaces import Condition
-from metabridge.bridge.recipe import Objective
 from metabridge.bridge.sampling import denoise, guide, initial_noise
+from metabridge.bridge.settings import Objective
 
 SHAPE = (2, 3, 3)
 POINT = torch.linspace(-1, 1, 18).view(1, *SHAPE)

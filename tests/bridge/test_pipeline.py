@@ -13,7 +13,7 @@ from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition, Example
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.pipeline import BridgePipeline
-from metabridge.bridge.recipe import Objective
+from metabridge.bridge.settings import Objective
 
 PROMPTS = ["a red cat", "two blue dogs in the snow", "a small yellow bird"]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metabridge.bridge.errors import UserError
-from metabridge.bridge.recipe import Objective, Recipe, Train, unknown
+from metabridge.bridge.errors import UserError, unknown
+from metabridge.bridge.recipe import Recipe
+from metabridge.bridge.settings import Objective, Train
 from metabridge.training import recipes
 
 TEXT = """

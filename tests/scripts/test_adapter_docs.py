@@ -13,7 +13,7 @@ from PIL import Image
 
 from metabridge.adapters import load
 from metabridge.bridge.interfaces import Example
-from metabridge.bridge.recipe import Part
+from metabridge.bridge.settings import Part
 from tests.scripts.conftest import Command
 
 PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"

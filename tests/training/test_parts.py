@@ -12,7 +12,8 @@ from PIL import Image
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Example
-from metabridge.bridge.recipe import Objective, Recipe, Train
+from metabridge.bridge.recipe import Recipe
+from metabridge.bridge.settings import Objective, Train
 from metabridge.training import checkpoint as checkpoints
 from metabridge.training.checkpoint import Checkpoint
 from metabridge.training.data import Mixture, Share, drop, to_pixels

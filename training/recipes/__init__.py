@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metabridge.bridge.errors import UserError
-from metabridge.bridge.recipe import unknown
+from metabridge.bridge.errors import UserError, unknown
 
 FOLDER = Path(__file__).parent
 

@@ -1,0 +1,74 @@
+"""What a recipe may say, section by section, with defaults and ranges. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def setting(default: Any, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """A field with a default and what its value may be."""
+    return field(default=default, metadata={"low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Part:
+    """A brain or a hand: adapters/<kind>s/<name>.py: load(**options)."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Connector:
+    queries: int = setting(16, low=1)
+    taps: tuple[int, ...] = (-1,)  # k = output of decoder layer k, -1 = after the final norm
+    width: int = setting(192, low=1)
+    layers: int = setting(4, low=0)
+    heads: int = setting(6, low=1)
+
+
+@dataclass(frozen=True)
+class Objective:
+    name: str = setting("auto", choices=("auto", "flow", "epsilon", "v"))  # auto = what the hand predicts
+    timesteps: str = setting("logit_normal", choices=("logit_normal", "uniform"))
+    shift: float = setting(1.0, low=1e-3)
+    distill: float = setting(0.0, low=0, high=1)  # share of the loss whose target is the hand's own prediction
+    drop_text: float = setting(0.1, low=0, high=1)  # share of rows whose prompt is read as ""
+    drop_image: float = setting(0.0, low=0, high=1)  # share of rows whose pictures are not read
+    drop_both: float = setting(0.0, low=0, high=1)
+    think: float = setting(0.0, low=0, high=1)  # share of rows read as prompt + thought
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of rows; `weight` is its share beside the others' weights."""
+
+    source: str
+    task: str = setting("t2i", choices=("t2i", "edit", "compose", "reconstruct", "dialogue"))
+    weight: float = setting(1.0, low=0)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Train:
+    steps: int = setting(1000, low=1)
+    batch_size: int = setting(64, low=1)  # global: over all processes and accumulation
+    grad_accum: int = setting(1, low=1)
+    lr: float = setting(1e-3, low=0)
+    warmup: int = setting(50, low=0)
+    schedule: str = setting("cosine", choices=("cosine", "constant"))
+    weight_decay: float = setting(0.0, low=0)
+    clip: float = setting(1.0, low=0)  # greatest norm of the gradient; 0 = no clipping
+    ema: float = setting(0.999, low=0, high=0.999999)  # 0 = no EMA
+    precision: str = setting("float32", choices=("float32", "bfloat16", "float64"))
+    seed: int = setting(0, low=0, high=2**63 - 1)
+    checkpoint_every: int = setting(500, low=0)  # 0 = at the end only
+
+
+@dataclass(frozen=True)
+class Log:
+    wandb: str = setting("off", choices=("off", "offline", "online"))
+    every: int = setting(10, low=0)  # steps between lines of metrics.jsonl; 0 = never
+    sample_every: int = setting(500, low=0)  # steps between sample sheets; 0 = never
+    prompts: tuple[str, ...] = ()  # of the sample sheet; none = the first prompts of the data
