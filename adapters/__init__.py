@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import inspect
+import logging
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,8 @@ from metabridge.bridge.settings import Part
 if TYPE_CHECKING:
     from metabridge.bridge.model import Bridge
     from metabridge.bridge.pipeline import BridgePipeline
+
+log = logging.getLogger(__name__)
 
 KINDS = ("brains", "hands")
 SHARED = {"brains": (), "hands": ("loras", "gradient_checkpointing", "compile")}  # options that every adapter of a kind has
@@ -66,15 +70,31 @@ def assemble(recipe: Recipe, device: str = "cpu", scale: float | None = None) ->
     return bridge.to(device)
 
 
-def load_pipeline(path_or_id: str | Path, device: str = "cpu", name: str | None = None) -> BridgePipeline:
-    """A trained bridge with its base: a run or artifact folder, else a shipped name, else a hub id. `name`: what the user calls it."""
+def load_pipeline(
+    path_or_id: str | Path, device: str = "cpu", name: str | None = None, quantize: str | None = None
+) -> BridgePipeline:
+    """A trained bridge with its base: a run or artifact folder, else a shipped name, else a hub id. `name`: what the user calls it.
+
+    `quantize`: the brain's option of that name, in place of the one it was trained with.
+    """
     from metabridge.bridge.artifact import apply, read_artifact
     from metabridge.bridge.pipeline import BridgePipeline
 
     artifact = read_artifact(find_bridge(path_or_id))
-    bridge = assemble(artifact.recipe, device, scale=artifact.config["connector"]["scale"])
+    recipe = artifact.recipe if quantize is None else requantized(artifact.recipe, quantize)
+    bridge = assemble(recipe, device, scale=artifact.config["connector"]["scale"])
     apply(artifact, bridge)
     return BridgePipeline(bridge, name=name or str(path_or_id))
+
+
+def requantized(recipe: Recipe, quantize: str) -> Recipe:
+    """The recipe of a trained bridge with its brain quantized otherwise, which changes what the bridge sees a little: said."""
+    trained = recipe.brain.options.get("quantize", "none")
+    if quantize == trained:
+        return recipe
+    log.warning("brain.quantize: %s, but this bridge was trained on %s; drawings differ a little", quantize, trained)
+    brain = dataclasses.replace(recipe.brain, options={**recipe.brain.options, "quantize": quantize})
+    return dataclasses.replace(recipe, brain=brain)
 
 
 def find_bridge(path_or_id: str | Path) -> Path:

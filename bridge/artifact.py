@@ -1,4 +1,7 @@
-"""What was trained, on disk: bridge.safetensors, bridge.json and a model card; megabytes, and only for the base it was trained on."""
+"""What was trained, on disk: bridge.safetensors, bridge.json and a model card; only for the base it was trained on.
+
+Megabytes of queries, connector and LoRA; with hand.train: full the whole denoiser, in shards where it is large.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.model import Bridge
+from metabridge.bridge.reading import plain
 from metabridge.bridge.recipe import Recipe
 from metabridge.bridge.saved import aside, last_saved
 from metabridge.bridge.settings import Part
+from metabridge.bridge.weights import load_weights, save_weights
 
 FORMAT = 1
 SAMPLES = 64  # values of each tensor that enter a fingerprint
@@ -38,9 +42,8 @@ class Artifact:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe it was trained with; relative paths resolved against the folder."""
-        recipe = Recipe.from_dict(self.config["recipe"])
-        return dataclasses.replace(recipe, brain=_resolve(recipe.brain, self.folder), hand=_resolve(recipe.hand, self.folder))
+        """The recipe that builds it again; relative paths resolved against the folder. What it began from is in its weights."""
+        return dataclasses.replace(_resolved(self.config, self.folder), init=None)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -89,11 +92,27 @@ def save_bridge(
         "recipe": tree,
         "metrics": dict(metrics),
     }
+    if bridge.init is not None:
+        config["init"] = {**bridge.init, "path": _relative(bridge.init["path"], folder)}
+    _write(folder, config, {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()})
+
+
+def copy_bridge(artifact: Artifact, folder: str | Path) -> None:
+    """The same bridge in another folder, which its relative paths then lead from."""
+    folder, config = Path(folder), dict(artifact.config)
+    tree = _portable(_resolved(config, artifact.folder), folder)
+    config |= {kind: config[kind] | {"repo": tree[kind].get("repo", config[kind]["repo"])} for kind in ("brain", "hand")}
+    if "init" in config:
+        config["init"] = {**config["init"], "path": _relative(_absolute(config["init"]["path"], artifact.folder), folder)}
+    _write(folder, config | {"recipe": tree}, artifact.tensors)
+
+
+def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     fresh = folder.with_name(f".{folder.name}.new")
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        save_file({name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}, fresh / "bridge.safetensors")
+        save_weights(tensors, fresh)
         (fresh / "bridge.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (fresh / "README.md").write_text(model_card(config), encoding="utf-8")
         _swap(fresh, folder)
@@ -104,12 +123,14 @@ def save_bridge(
 
 def read_artifact(folder: str | Path) -> Artifact:
     folder = last_saved(Path(folder)) or Path(folder)
-    if missing := [name for name in ("bridge.json", "bridge.safetensors") if not (folder / name).is_file()]:
-        raise UserError(f"{folder}: no {missing[0]} here; give the folder that holds bridge.json and bridge.safetensors")
+    if not (folder / "bridge.json").is_file():
+        raise UserError(f"{folder}: no bridge.json here; give the folder that holds bridge.json and bridge.safetensors")
     try:
         config = json.loads((folder / "bridge.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "bridge.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        tensors = load_weights(folder)
+    except UserError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(f"{folder}: the bridge cannot be read ({error}); copy or train it again") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(
@@ -137,6 +158,35 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
 
 def apply(artifact: Artifact, bridge: Bridge) -> None:
     """Lay the trained weights over a bridge; refused where its brain or hand is not the one they were trained on."""
+    if missing := lay_over(artifact, bridge):
+        raise UserError(f"{artifact.folder}: {missing[0]} is not in it, but this recipe trains it; use the recipe it was trained with")
+
+
+def lay_over(artifact: Artifact, bridge: Bridge) -> list[str]:
+    """Lay its weights over a bridge that may train more of the hand than it did. Returns what it does not hold, which stays as it was."""
+    _same_base(artifact, bridge)
+    _same_connector(artifact, bridge)
+    own, folder = bridge.trained(), artifact.folder
+    if foreign := sorted(artifact.tensors.keys() - own.keys()):
+        how = artifact.recipe.hand.options.get("train", "none")
+        raise UserError(f"{folder}: {foreign[0]} has no place in this recipe; it was trained with hand.train={how}, use the same")
+    for name, tensor in artifact.tensors.items():
+        if own[name].shape != tensor.shape:
+            advice = "hand.lora_rank" if name.startswith("hand.") else "connector settings"
+            raise UserError(
+                f"{folder}: {name} is {tuple(tensor.shape)}, but this recipe's is {tuple(own[name].shape)}; "
+                f"use the {advice} it was trained with"
+            )
+    missing = sorted(own.keys() - artifact.tensors.keys())
+    if damaged := [name for name in missing if not name.startswith("hand.")]:
+        raise UserError(f"{folder}: {damaged[0]} is not in it; the bridge is damaged, copy it again or train it again")
+    with torch.no_grad():
+        for name, tensor in artifact.tensors.items():
+            own[name].copy_(tensor)
+    return missing
+
+
+def _same_base(artifact: Artifact, bridge: Bridge) -> None:
     for kind, part in (("brain", bridge.brain), ("hand", bridge.hand)):
         trained_on, given = artifact.config[kind], part.identity
         if trained_on["fingerprint"] != given["fingerprint"]:
@@ -145,26 +195,28 @@ def apply(artifact: Artifact, bridge: Bridge) -> None:
                 f"(fingerprint {trained_on['fingerprint'][:12]}), but {given['repo']}@{given['revision']} has {given['fingerprint'][:12]}; "
                 f"give the {kind} it was trained on, or train a bridge for this one"
             )
-    own = bridge.trained()
-    if own.keys() != artifact.tensors.keys():
-        raise UserError(f"{artifact.folder}: tensors differ from this recipe's in {sorted(own.keys() ^ artifact.tensors.keys())[:3]}")
-    for name, parameter in own.items():
-        if parameter.shape != artifact.tensors[name].shape:
+
+
+def _same_connector(artifact: Artifact, bridge: Bridge) -> None:
+    """Also what no shape shows: other taps, or heads."""
+    before, now = artifact.config["connector"], plain(dataclasses.asdict(bridge.settings))
+    for key, value in now.items():
+        if before.get(key, value) != value:
             raise UserError(
-                f"{artifact.folder}: {name} is {tuple(artifact.tensors[name].shape)}, but this recipe's is {tuple(parameter.shape)}; "
+                f"{artifact.folder}: trained with connector.{key}={before[key]}, but this recipe has {value}; "
                 "use the connector settings it was trained with"
             )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(artifact.tensors[name])
 
 
 def model_card(config: Mapping[str, Any]) -> str:
     brain, hand, connector = config["brain"], config["hand"], config["connector"]
+    train, rank = (config["recipe"]["hand"].get(key) for key in ("train", "lora_rank"))
+    of_hand = {"lora": f" and a LoRA of the hand{f' of rank {rank}' if rank else ''}", "full": " and the hand's denoiser"}
+    trained = f"Queries, connector{of_hand[train]}" if train in of_hand else "Queries and connector"
     metrics = "\n".join(f"| {name} | {value} |" for name, value in config["metrics"].items()) or "| none | |"
     return (
         f"---\nlibrary_name: metabridge\ntags: [text-to-image]\n---\n# {config['recipe']['name']}\n\n"
-        f"Queries and connector ({connector['queries']} queries, taps {list(connector['taps'])}, {connector['layers']} layers of width "
+        f"{trained} ({connector['queries']} queries, taps {list(connector['taps'])}, {connector['layers']} layers of width "
         f"{connector['width']}) between a frozen brain and a hand, for metabridge.\n\n| part | repository | revision | fingerprint |\n"
         "|---|---|---|---|\n"
         + "".join(
@@ -183,23 +235,42 @@ def _portable(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The recipe with local paths written relative to the artifact's folder."""
     tree = recipe.to_dict()
     for kind in ("brain", "hand"):
-        repo = tree[kind].get("repo")
-        if isinstance(repo, str) and is_local(repo):
-            path = os.path.relpath(Path(repo).expanduser().resolve(), folder.resolve())
-            tree[kind]["repo"] = path if path.startswith(".") else f"./{path}"
+        if isinstance(repo := tree[kind].get("repo"), str):
+            tree[kind]["repo"] = _relative(repo, folder)
+    if recipe.init is not None:
+        tree["init"] = _relative(recipe.init, folder)
     if loras := tree["hand"].get("loras"):  # files that lie beside the base
         relative = [os.path.relpath(Path(lora["path"]).expanduser().resolve(), folder.resolve()) for lora in loras]
         tree["hand"]["loras"] = [{**lora, "path": path} for lora, path in zip(loras, relative, strict=True)]
     return tree
 
 
+def _resolved(config: Mapping[str, Any], folder: Path) -> Recipe:
+    """The recipe in bridge.json with its paths resolved against the folder."""
+    recipe = Recipe.from_dict(config["recipe"])
+    init = None if recipe.init is None else _absolute(recipe.init, folder)
+    return dataclasses.replace(recipe, brain=_resolve(recipe.brain, folder), hand=_resolve(recipe.hand, folder), init=init)
+
+
 def _resolve(part: Part, folder: Path) -> Part:
     options = dict(part.options)
-    if isinstance(repo := options.get("repo"), str) and repo.startswith("."):
-        options["repo"] = str((folder / repo).resolve())
+    if isinstance(repo := options.get("repo"), str):
+        options["repo"] = _absolute(repo, folder)
     if loras := options.get("loras"):
         options["loras"] = [{**lora, "path": str((folder / lora["path"]).resolve())} for lora in loras]
     return dataclasses.replace(part, options=options)
+
+
+def _relative(name: str, folder: Path) -> str:
+    """A local path as seen from the folder; a hub id or a shipped name as it is."""
+    if not is_local(name):
+        return name
+    path = os.path.relpath(Path(name).expanduser().resolve(), folder.resolve())
+    return path if path.startswith(".") else f"./{path}"
+
+
+def _absolute(name: str, folder: Path) -> str:
+    return str((folder / name).resolve()) if name.startswith(".") else name
 
 
 def _swap(fresh: Path, folder: Path) -> None:

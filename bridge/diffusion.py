@@ -44,8 +44,7 @@ class DiffusionHand(Hand):
         teacher: Condition | None = None,
         taught: Tensor | None = None,
     ) -> Tensor:
-        sigma, noise = self._draw_noise(latents, objective, noise_seeds)
-        noisy, timestep, target = self._targets(latents, noise, sigma)
+        noisy, timestep, target = self._noised(latents, objective, noise_seeds)
         prediction = self.predict(noisy, timestep, condition)
         data = equations.squared_error(prediction, target)
         if teacher is None:
@@ -54,6 +53,10 @@ class DiffusionHand(Hand):
             native = self.predict(noisy, timestep, teacher)
         weight = objective.distill * (torch.ones_like(data) if taught is None else taught.to(data))
         return equations.mix_distillation(data, equations.squared_error(prediction, native), weight)
+
+    def respond(self, latents: Tensor, condition: Condition, objective: Objective, noise_seeds: Sequence[int]) -> Tensor:
+        noisy, timestep, _ = self._noised(latents, objective, noise_seeds)
+        return self.predict(noisy, timestep, condition)
 
     def draw(
         self,
@@ -71,6 +74,11 @@ class DiffusionHand(Hand):
         scheduler = self.schedule(steps, shape, device)
         latents = initial_noise(shape, generators, device)
         return denoise(self.predict, self.guide, scheduler, latents, condition, nulls, guidance, generators, callback)
+
+    def _noised(self, latents: Tensor, objective: Objective, noise_seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Noisy latents, timestep [B] and target."""
+        sigma, noise = self._draw_noise(latents, objective, noise_seeds)
+        return self._targets(latents, noise, sigma)
 
     def _draw_noise(self, latents: Tensor, objective: Objective, noise_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Sigma [B, 1, 1, 1] and noise [B, C, h, w]; row i knows nothing but its seed."""

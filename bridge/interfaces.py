@@ -174,6 +174,10 @@ class Hand(nn.Module):
         """
         raise NotImplementedError
 
+    def respond(self, latents: Tensor, condition: Condition, objective: Objective, noise_seeds: Sequence[int]) -> Tensor:
+        """The prediction that `loss` compares with its target, [B, ...] in float32, for the same noise and timesteps."""
+        raise NotImplementedError
+
     def draw(
         self,
         condition: Condition,

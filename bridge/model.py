@@ -1,8 +1,9 @@
-"""The bridge: queries and connector between a frozen brain and a hand. Only these two are trained, and a LoRA of the hand if asked for."""
+"""The bridge: queries and connector between a frozen brain and a hand. Only these two are trained, and of the hand what it is asked for."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +21,17 @@ class Batch:
     """One training step's rows."""
 
     inputs: Inputs  # what the brain reads
-    pixels: Tensor  # [B, 3, H, W] in [-1, 1], what the hand should draw
+    pixels: Tensor  # [B, 3, H, W], what the hand should draw: uint8, or in [-1, 1]
     noise_seeds: tuple[int, ...]  # one a row: its noise and timestep
     captions: tuple[str | None, ...] | None = None  # for distillation, in words the hand's text encoder knows; None = no teacher
 
     def to(self, device: torch.device) -> Batch:
-        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return dataclasses.replace(self, inputs=inputs, pixels=self.pixels.to(device, non_blocking=True))
+        return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def apply(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with `change` applied to each tensor it holds."""
+        inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
+        return dataclasses.replace(self, inputs=inputs, pixels=change(self.pixels))
 
 
 class Bridge(nn.Module):
@@ -40,6 +45,7 @@ class Bridge(nn.Module):
             parameter.requires_grad_(True)
         self.settings, self.objective, self.scale = settings, objective, scale
         self.taps = settings.taps
+        self.init: dict[str, str] | None = None  # the bridge whose weights it started from: path and content_hash
         self.queries = nn.Parameter(torch.randn(settings.queries, brain.width) * brain.embedding_std())
         self.connector = Connector(
             in_width=brain.width * len(settings.taps),
@@ -72,8 +78,14 @@ class Bridge(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Loss of each row, [B]."""
         batch = batch.to(self.device)
-        latents = self.hand.encode(batch.pixels)
-        condition = self.condition(batch.inputs)
+        return self.loss(batch, self.latents(batch), self.condition(batch.inputs))
+
+    def latents(self, batch: Batch) -> Tensor:
+        """What the hand should draw, [B, C, h, w]."""
+        return self.hand.encode(in_range(batch.pixels))
+
+    def loss(self, batch: Batch, latents: Tensor, condition: Condition) -> Tensor:
+        """Loss of each row, [B], under its own condition or another."""
         teacher, taught = self._teacher(batch)
         return self.hand.loss(latents, condition, self.objective, batch.noise_seeds, teacher, taught)
 
@@ -103,6 +115,13 @@ class Bridge(nn.Module):
         if teacher is None:
             raise UserError("objective.distill: this hand has no text encoder to learn from; set objective.distill=0")
         return teacher, torch.tensor([caption is not None for caption in batch.captions], device=self.device)
+
+
+def in_range(pixels: Tensor) -> Tensor:
+    """uint8 -> [-1, 1], on its device: a quarter of the bytes to send there. What is in that range already stays."""
+    if pixels.dtype != torch.uint8:
+        return pixels
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
 
 def check_fit(brain: Brain, hand: Hand, settings: ConnectorSettings, objective: Objective) -> None:

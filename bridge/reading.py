@@ -44,7 +44,7 @@ def override(tree: dict[str, Any], given: str) -> None:
     node: Any = tree
     for depth, key in enumerate(keys[:-1]):
         if isinstance(node, list):
-            node = node[_index(node, key, path)]
+            node = node[index_of(node, key, f"override {path}")]
         else:
             if node.get(key) is None:  # a section that is absent, or there with nothing in it
                 node[key] = {}
@@ -53,14 +53,14 @@ def override(tree: dict[str, Any], given: str) -> None:
             raise UserError(f"override {given!r}: {'.'.join(keys[: depth + 1])} is a value, it has no keys below it")
     value = read_yaml(text, f"override {given!r}")
     if isinstance(node, list):
-        node[_index(node, keys[-1], path)] = value
+        node[index_of(node, keys[-1], f"override {path}")] = value
     else:
         node[keys[-1]] = value
 
 
-def _index(node: list[Any], key: str, path: str) -> int:
+def index_of(node: list[Any], key: str, where: str) -> int:
     if not key.isdigit() or int(key) >= len(node):
-        raise UserError(f"override {path}: {key!r} is no position in a list of {len(node)}; count from 0")
+        raise UserError(f"{where}: {key!r} is no position in a list of {len(node)}; count from 0")
     return int(key)
 
 
@@ -79,8 +79,10 @@ def _coerce(value: object, hint: Any, where: str) -> Any:
         if isinstance(value, bool):  # YAML reads a bare off / on as a bool
             value = "on" if value else "off"
         return text_of(value, where)
-    if isinstance(value, bool):
-        raise UserError(f"{where}: {value} given; it is {_NAMES[hint]}")
+    if isinstance(value, bool) and hint is bool:
+        return value
+    if isinstance(value, bool) or hint is bool:
+        raise UserError(f"{where}: {value!r} given; it is {_NAMES[hint]}")
     if hint is int and isinstance(value, int):  # not by way of float, which has 53 bits
         return value
     try:
@@ -92,7 +94,7 @@ def _coerce(value: object, hint: Any, where: str) -> Any:
     return hint(number)
 
 
-_NAMES = {int: "a whole number", float: "a number"}
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _in_range(value: Any, metadata: Mapping[str, Any], where: str) -> None:

@@ -14,6 +14,7 @@ import yaml
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.reading import kind_of, override, plain, read_yaml, refuse_unknown, section, text_of
 from metabridge.bridge.settings import Connector, Log, Objective, Part, Source, Train
+from metabridge.bridge.stages import Stage, check_chain, laid_over, nested, read_stages
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Recipe:
     data: tuple[Source, ...]
     train: Train
     log: Log
+    init: str | None = None  # the bridge whose weights it starts from
+    stages: tuple[Stage, ...] = ()
 
     @staticmethod
     def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -41,6 +44,8 @@ class Recipe:
         tree = read_yaml(text, where)
         if not isinstance(tree, dict):
             raise UserError(f"{where}: a recipe is a mapping with the keys {', '.join(_SECTIONS)}; this is {kind_of(tree)}")
+        if isinstance(rows := tree.get("stages"), list):  # dotted keys first, so that an override finds what the file says
+            tree["stages"] = [nested(row, f"stages.{index}") if isinstance(row, dict) else row for index, row in enumerate(rows)]
         for given in overrides:
             override(tree, given)
         return Recipe.from_dict({"name": name} | tree)
@@ -59,9 +64,27 @@ class Recipe:
             data=_sources(tree["data"]),
             train=section(Train, tree.get("train"), "train"),
             log=section(Log, tree.get("log"), "log"),
+            init=None if tree.get("init") is None else text_of(tree["init"], "init"),
+            stages=() if tree.get("stages") is None else read_stages(tree["stages"]),
         )
         recipe._check()
+        check_chain(recipe.runs())
         return recipe
+
+    def runs(self) -> tuple[Recipe, ...]:
+        """A recipe for each stage, in order; without stages the recipe itself."""
+        if not self.stages:
+            return (self,)
+        base = dataclasses.replace(self, stages=(), init=None).to_dict()
+        found = []
+        for index, stage in enumerate(self.stages):
+            # with the seed of the stage before, it would begin with that stage's first rows and noise again
+            rest = laid_over(base, {"name": f"{self.name}-{stage.name}", "train": {"seed": self.train.seed + index}}, "")
+            try:
+                found.append(Recipe.from_dict(laid_over(rest, stage.changes, f"stages.{index}")))
+            except UserError as error:
+                raise UserError(str(error) if str(error).startswith("stages.") else f"stages.{index}.{error}") from error
+        return (dataclasses.replace(found[0], init=self.init), *found[1:])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts and lists, every setting spelled out; from_dict gives the same recipe back."""
@@ -74,14 +97,19 @@ class Recipe:
         tree["data"] = [{"source": s.source, "task": s.task, "weight": s.weight, **s.options} for s in self.data]
         for key in ("train", "log"):
             tree[key] = plain(dataclasses.asdict(getattr(self, key)))
+        if self.init is not None:
+            tree["init"] = self.init
+        if self.stages:
+            tree["stages"] = [{"name": stage.name, **stage.changes} for stage in self.stages]
         return tree
 
     def dump(self) -> str:
-        """The resolved recipe as YAML, a line per section."""
-        flow = {
-            key: yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=math.inf) for key, value in self.to_dict().items()
-        }
-        return "".join(f"{key + ':':<11}{text.strip()[1:-1]}\n" for key, text in flow.items())
+        """The resolved recipe as YAML, a line per section and stage."""
+        tree = self.to_dict()
+        stages = tree.pop("stages", [])
+        lines = [f"{key + ':':<11}{_in_a_line(value)}" for key, value in tree.items()]
+        lines += ["stages:"] * bool(stages) + [f"  - {_in_a_line(stage)}" for stage in stages]
+        return "".join(f"{line}\n" for line in lines)
 
     def _check(self) -> None:
         """What concerns two settings at once."""
@@ -104,6 +132,10 @@ class Recipe:
 
 
 _SECTIONS = tuple(f.name for f in fields(Recipe))
+
+
+def _in_a_line(value: object) -> str:
+    return yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=math.inf).strip()[1:-1]
 
 
 def _part(tree: object, where: str) -> Part:

@@ -33,7 +33,8 @@ from metabridge.bridge.model import Batch, Bridge
 from metabridge.bridge.recipe import Recipe
 from metabridge.scripts.bench import Job
 from metabridge.scripts.quiet import quiet
-from metabridge.training.data import Mixture, Share, make_batch
+from metabridge.training.data import Mixture
+from metabridge.training.loader import Share, load
 from metabridge.training.optim import adamw
 from metabridge.training.precision import usable
 
@@ -181,7 +182,7 @@ def measured(name: str, step: Step, job: Job, queries: Tensor, meter: Meter, say
 def the_batch(recipe: Recipe, bridge: Bridge, prompt_tokens: int | None) -> Batch:
     """The first micro-batch of the training; with `prompt_tokens`, every prompt in it so many tokens drawn at random."""
     share = Share(recipe.train.batch_size, recipe.train.grad_accum)
-    batch = make_batch(Mixture(recipe), bridge.brain.collate, bridge.hand.default_size, 0, share.rows(0))
+    batch = load(Mixture(recipe, bridge.hand), bridge.brain.collate, 0, share.rows(0)).batch
     if prompt_tokens is None:
         return batch.to(bridge.device)
     tokenizer = bridge.brain.collate.tokenizer  # type: ignore[attr-defined]

@@ -62,7 +62,7 @@ def report(recipe: Recipe, bridge: Bridge, console: Console) -> None:
     from metabridge.training.data import Mixture
     from metabridge.training.plan import memory_table, parameter_table
 
-    mixture = Mixture(recipe)
+    mixture = Mixture(recipe, bridge.hand)
     console.print(recipe.dump(), markup=False, soft_wrap=True)
     console.print(parameter_table(bridge))
     console.print(memory_table(recipe, bridge))
@@ -123,9 +123,9 @@ def trial_step(bridge: Bridge, mixture: Mixture) -> float:
     """One forward and backward; refused if the loss is not finite or the gradient goes elsewhere than it should."""
     import torch
 
-    from metabridge.training.data import make_batch
+    from metabridge.training.loader import load
 
-    loss = bridge(make_batch(mixture, bridge.brain.collate, bridge.hand.default_size, 0, range(ROWS))).mean()
+    loss = bridge(load(mixture, bridge.brain.collate, 0, range(min(ROWS, mixture.batch_size))).batch).mean()
     if not bool(torch.isfinite(loss)):
         raise UserError(f"trial step: the loss is {loss.item()}; check the dtypes of brain and hand")
     loss.backward()

@@ -35,6 +35,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+Quantize = Annotated[
+    str | None,
+    typer.Option("--quantize", metavar="none|int8|nf4", help="How the brain's weights are kept; as in training if not given."),
+]
 Bridge = Annotated[str, typer.Argument(metavar="BRIDGE", help="A run or artifact folder, a shipped name (flatland), or a hub id.")]
 
 
@@ -73,12 +77,13 @@ def generate(
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1)] = 0,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; the hand's default if not given.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the hand's default if not given.")] = None,
+    quantize: Quantize = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="A .png; several images are numbered.")] = Path("out.png"),
 ) -> None:
     """Draw prompts. The PNGs hold prompt, thought, seed, bridge and settings."""
     from metabridge.scripts.generate import generate_command
 
-    generate_command(bridge, prompts, images or [], think, think_mode, count, seed, steps, guidance, out)
+    generate_command(bridge, prompts, images or [], think, think_mode, count, seed, steps, guidance, quantize, out)
 
 
 @app.command(name="eval")
@@ -95,12 +100,13 @@ def evaluate(
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="Score the hand's own text encoder too.")] = True,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; the hand's default if not given.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the hand's default if not given.")] = None,
+    quantize: Quantize = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where plan, images and results go.")] = None,
 ) -> None:
     """Draw a suite's prompts and score the drawings. To resume, run the same command again."""
     from metabridge.scripts.eval import Options, eval_command
 
-    eval_command(words, Options(suite, tuple(limit or ()), images, baseline, steps, guidance), out)
+    eval_command(words, Options(suite, tuple(limit or ()), images, baseline, steps, guidance, quantize), out)
 
 
 @app.command()

@@ -156,7 +156,7 @@ def tree(results: Mapping[str, Any], other: str, out: Path, seconds: Seconds) ->
 def loss_curve(run: Path) -> list[tuple[float, float]]:
     from metabridge.training.log import read_metrics
 
-    curve = [(row["step"], row["loss"]) for row in read_metrics(run / "metrics.jsonl")]
+    curve = [(row["step"], row["loss"]) for row in read_metrics(run / "metrics.jsonl") if "loss" in row]
     if not curve:
         raise UserError(f"{run}/metrics.jsonl: no line in it; set log.every to fewer steps than train.steps")
     return curve

@@ -44,6 +44,7 @@ class Options:
     baseline: bool = True
     steps: int | None = None
     guidance: float | None = None
+    quantize: str | None = None
 
     def words(self) -> list[str]:
         """As they are written on the command line."""
@@ -53,6 +54,8 @@ class Options:
         for name in ("images", "steps", "guidance"):
             if (value := getattr(self, name)) is not None:
                 words += [f"--{name}", f"{value:g}"]
+        if self.quantize is not None:
+            words += ["--quantize", self.quantize]
         return words if self.baseline else [*words, "--no-baseline"]
 
 
@@ -94,7 +97,7 @@ def evaluate(bridge: str, options: Options, folder: Path, only_plan: bool) -> No
 
     benchmarks.load(options.suite or SUITE)
     limits(options.limit)
-    pipeline = load(bridge)
+    pipeline = load(bridge, options.quantize)
     planned = make_plan(pipeline, folder, options)
     say_plan(planned, folder)
     if only_plan:
@@ -113,7 +116,7 @@ def run_stage(stage: str, folder: Path) -> None:
         from metabridge.scripts.generate import load
 
         bridge = planned.identity["bridge"]
-        pipeline = load(bridge["name"])
+        pipeline = load(bridge["name"], bridge["brain"].get("quantize", "none"))
         if (found := describe(pipeline)["fingerprint"]) != bridge["fingerprint"]:
             raise UserError(f"{bridge['name']}: fingerprint {found[:16]}, planned was {bridge['fingerprint'][:16]}; plan anew with -o")
         draw(planned, folder, pipeline)

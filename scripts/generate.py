@@ -33,6 +33,7 @@ def generate_command(
     seed: int,
     steps: int | None,
     guidance: float | None,
+    quantize: str | None,
     out: Path,
 ) -> None:
     if any(not prompt.strip() for prompt in prompts):
@@ -40,7 +41,7 @@ def generate_command(
     check_think(think, think_mode)
     paths = targets(out, len(prompts) * count)
     pictures = [open_picture(path) for path in images]
-    pipeline = load(bridge)
+    pipeline = load(bridge, quantize)
     hand = pipeline.bridge.hand
     settings: dict[str, Any] = {
         "num_inference_steps": hand.default_steps if steps is None else steps,
@@ -66,7 +67,8 @@ def generate_command(
     for prompt, thought in zip(prompts, output.thoughts, strict=True):
         if thought is not None:
             print(f"thought: {thought}" if len(prompts) == 1 else f"thought on {prompt!r}: {thought}")
-    recorded = settings | {"images": [str(path) for path in images], "version": version("metabridge")}
+    kept = {"quantize": pipeline.bridge.brain.identity.get("quantize", "none")}
+    recorded = settings | kept | {"images": [str(path) for path in images], "version": version("metabridge")}
     pngs = []
     for index, image in enumerate(output.images):
         prompt, thought = prompts[index // count], output.thoughts[index // count]
@@ -112,7 +114,7 @@ def open_picture(path: Path) -> Image.Image:
         raise UserError(f"--image {path}: damaged or unreadable ({error}); give another file") from error
 
 
-def load(bridge: str) -> BridgePipeline:
+def load(bridge: str, quantize: str | None = None) -> BridgePipeline:
     from metabridge.adapters import find_bridge, load_pipeline
 
     folder = find_bridge(bridge)
@@ -122,7 +124,7 @@ def load(bridge: str) -> BridgePipeline:
     from metabridge.scripts.quiet import quiet
 
     quiet()
-    return load_pipeline(folder, "cuda" if torch.cuda.is_available() else "cpu", name=bridge)
+    return load_pipeline(folder, "cuda" if torch.cuda.is_available() else "cpu", bridge, quantize)
 
 
 def texts(prompt: str, thought: str | None, seed: int, bridge: str, settings: dict[str, Any]) -> dict[str, str]:

@@ -30,8 +30,7 @@ from metabridge.bridge.artifact import fingerprint
 from metabridge.bridge.objective import TRAIN_TIMESTEPS, flow_noisy, flow_target, squared_error
 from metabridge.eval.detect.flatland import correct
 from metabridge.scripts.pretrain_flatland_vae import SIZE
-from metabridge.scripts.pretraining import Row, Settings, finish, once, pretrain, processes, settings_from_command_line
-from metabridge.training.data import to_pixels
+from metabridge.scripts.pretraining import Row, Settings, finish, once, pixels_of, pretrain, processes, settings_from_command_line
 from metabridge.training.flatland.captions import TAGS, bare, captioned, dress
 from metabridge.training.flatland.prompts import composition_prompts
 from metabridge.training.flatland.world import draw
@@ -143,7 +142,7 @@ def fill_pool(vae: AutoencoderDC | AutoencoderKL, pool: int, chunk: int = 256) -
     texts: list[str] = []
     for k in range(0, pool, chunk):
         rows = [captioned(random.Random(r)) for r in range(k, min(k + chunk, pool))]
-        pixels = to_pixels([draw(row.scene) for row in rows], SIZE)
+        pixels = pixels_of([draw(row.scene) for row in rows])
         parts.append((latents_of(vae, pixels.to(vae.device)) * vae.config.scaling_factor).cpu())
         texts += [bare(row.text) for row in rows]
     return {"latents": torch.cat(parts), "texts": texts}

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from metabridge.adapters.pretrained import latents_of
 from metabridge.eval.detect.flatland import correct
-from metabridge.scripts.pretraining import Row, Settings, finish, pretrain, settings_from_command_line
-from metabridge.training.data import to_pixels
+from metabridge.scripts.pretraining import Row, Settings, finish, pixels_of, pretrain, settings_from_command_line
 from metabridge.training.flatland.captions import TAGS, captioned
 from metabridge.training.flatland.world import draw
 
@@ -30,7 +29,7 @@ SIZE = (64, 64)
 
 def pictures(seeds: Iterable[int]) -> Tensor:
     """-> [B, 3, H, W] in [-1, 1], a scene a seed."""
-    return to_pixels([draw(captioned(random.Random(seed), allow_held_out=True).scene) for seed in seeds], SIZE)
+    return pixels_of([draw(captioned(random.Random(seed), allow_held_out=True).scene) for seed in seeds])
 
 
 class Reconstruction(nn.Module):
@@ -75,7 +74,7 @@ def kept(vae: AutoencoderDC | AutoencoderKL, count: int = 100) -> dict[str, floa
     scores = {}
     for tag in TAGS:
         rows = [captioned(random.Random(10**9 + i), tag, "eval", allow_held_out=True) for i in range(count)]
-        pixels = to_pixels([draw(r.scene) for r in rows], SIZE).to(vae.device)
+        pixels = pixels_of([draw(r.scene) for r in rows]).to(vae.device)
         images = VaeImageProcessor().postprocess(vae.decode(latents_of(vae, pixels)).sample, "pil")
         scores[tag] = sum(correct(image, row.want)[0] for image, row in zip(images, rows, strict=True)) / count
     return scores

@@ -17,14 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
+from PIL import Image
 from torch import Tensor, nn
 
 from metabridge.bridge.attention import fastest_attention
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import write_whole
+from metabridge.bridge.model import in_range
 from metabridge.bridge.settings import Train
 from metabridge.training.log import read_metrics
 from metabridge.training.optim import EMA, adamw, copy, swapped
@@ -187,6 +190,11 @@ class Log:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
             print(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()), flush=True)
+
+
+def pixels_of(images: Sequence[Image.Image]) -> Tensor:
+    """Pictures of one size -> [B, 3, H, W] in [-1, 1]."""
+    return in_range(torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2))
 
 
 def once(path: Path, write: Callable[[Path], object]) -> Path:

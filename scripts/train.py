@@ -40,8 +40,8 @@ def relaunch(recipe: Recipe, processes: int) -> None:
     """This command again, once for each process; does not return."""
     import torch
 
-    from metabridge.training.data import Share
     from metabridge.training.launch import launch
+    from metabridge.training.loader import Share
 
     Share(recipe.train.batch_size, recipe.train.grad_accum, 0, processes)  # it must divide
     devices = torch.cuda.device_count()
@@ -55,13 +55,14 @@ def show_plan(recipe: Recipe, out: Path, processes: int) -> None:
 
     from metabridge.adapters import assemble
     from metabridge.scripts.quiet import quiet
-    from metabridge.training.data import Mixture, Share
+    from metabridge.training.data import Mixture
+    from metabridge.training.loader import Share
     from metabridge.training.plan import memory_table, parameter_table
 
     share = Share(recipe.train.batch_size, recipe.train.grad_accum, 0, processes)
-    Mixture(recipe)
     quiet()
     bridge = assemble(recipe)
+    Mixture(recipe, bridge.hand)
     console = Console(highlight=False)
     console.print(recipe.dump(), markup=False, soft_wrap=True)
     console.print(parameter_table(bridge))

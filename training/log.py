@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class RunLog:
         self.recipe, self.out, self.first, self.main = recipe, out, first, main
         self.window = window  # losses since the last line; carried over a resume
         self.before = seconds  # spent by earlier runs of the same folder
+        self.validation = ""  # what the bar says of it
         self.start = time.monotonic()
         self.console = Console(quiet=not main, highlight=False)
         self.wandb: Any = None
@@ -58,30 +60,49 @@ class RunLog:
     def say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False)
 
-    def step(self, step: int, loss: float, grad_norm: float, lr: float) -> None:
-        """After every step: the bar; every `log.every` steps, and at the last, a line with the mean loss since the line before."""
+    def step(self, step: int, loss: float | None, grad_norm: float, lr: float, skipped: int = 0, rollbacks: int = 0) -> None:
+        """After every step: the bar; every `log.every` steps, and at the last, a line with the mean loss since the line before.
+
+        `loss` is None where the step was skipped; `skipped` and `rollbacks` count from the start of the run.
+        """
         every, last = self.recipe.log.every, step == self.recipe.train.steps
         if not every:
             self.window.clear()  # no line is due: the bar shows the last loss
-        self.window.append(loss)
+        if loss is not None:
+            self.window.append(loss)
         rate = (step - self.first) / max(1e-9, time.monotonic() - self.start)
-        mean = sum(self.window) / len(self.window)
-        numbers = f"loss {mean:.4f}  grad norm {grad_norm:.3f}  {rate:.2f} steps/s"
+        mean = sum(self.window) / len(self.window) if self.window else None
+        counts = {name: count for name, count in (("skipped", skipped), ("rollbacks", rollbacks)) if count}
+        numbers = "  ".join(
+            [
+                "loss -" if mean is None else f"loss {mean:.4f}",
+                f"grad norm {grad_norm:.3f}",
+                *([self.validation] if self.validation else []),
+                *(f"{count} {name}" for name, count in counts.items()),
+                f"{rate:.2f} steps/s",
+            ]
+        )
         self.progress.update(self.task, completed=step, numbers=numbers)
         if not every or (step % every and not last):
             return
-        row = {"step": step, "loss": mean, "grad_norm": grad_norm, "lr": lr, "seconds": round(self.seconds, 3)}
-        row["rows_per_second"] = round(rate * self.recipe.train.batch_size, 2)
+        throughput = round(rate * self.recipe.train.batch_size, 2)
+        self.record(step, {"loss": mean, "grad_norm": grad_norm, "lr": lr, **counts}, rows_per_second=throughput)
         self.window.clear()
-        if not self.main:
-            return
-        with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        if self.wandb is not None:
-            self.wandb.log({key: value for key, value in row.items() if key != "step"}, step=step)
         if self.progress.disable and (last or self.lines_due(step)):
             left = (self.recipe.train.steps - step) / rate
             self.say(f"{self.recipe.name} {step}/{self.recipe.train.steps}  {numbers}  ETA {left:.0f} s")
+
+    def record(self, step: int, values: Mapping[str, float | None], **last: float) -> None:
+        """A line of metrics.jsonl, and the same to wandb. What was measured beside the training has lines of its own."""
+        if "validation_loss" in values:
+            self.validation = f"validation {values['validation_loss']:.4f}"
+        if not self.main:
+            return
+        row = {"step": step, **values, "seconds": round(self.seconds, 3), **last}
+        with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.wandb is not None:
+            self.wandb.log(row)
 
     def lines_due(self, step: int) -> bool:
         """Without a terminal there is no bar: about twenty lines a run instead."""
@@ -92,7 +113,7 @@ class RunLog:
         if self.wandb is not None:
             import wandb
 
-            self.wandb.log({"samples": wandb.Image(str(path))}, step=step)
+            self.wandb.log({"step": step, "samples": wandb.Image(str(path))})
 
     def rewind(self, step: int) -> None:
         """Drop what a killed run logged after its last checkpoint: those steps are run again."""
@@ -103,14 +124,30 @@ class RunLog:
         write_whole(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step).encode())
 
     def open_wandb(self) -> Any:
+        """A run folder is one run of wandb, however many times it was resumed."""
         import wandb
 
         os.environ.setdefault("WANDB_SILENT", "true")
-        log = self.recipe.log
-        return wandb.init(project="metabridge", name=self.recipe.name, dir=self.out, mode=log.wandb, config=self.recipe.to_dict())
+        mode, path = self.recipe.log.wandb, self.out / "wandb/run-id"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, wandb.util.generate_id().encode())
+        run = wandb.init(
+            project="metabridge",
+            name=self.recipe.name,
+            dir=self.out,
+            mode=mode,
+            config=self.recipe.to_dict(),
+            id=path.read_text(),
+            resume="allow" if mode == "online" else None,  # offline, wandb only warns that it cannot know
+            allow_val_change=True,  # log.* and train.steps may have
+        )
+        # wandb's own step never goes back, but a run that was killed takes the steps since its last checkpoint again
+        run.define_metric("*", step_metric="step")
+        return run
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+
+class Stopped(Exception):
+    """What is drawn or measured beside the training is not worth waiting for."""
 
 
 class Stop:
     """True once a signal has asked for the end. A second Ctrl-C does not wait for the step."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.number = 0  # the signal, 0 = none; of several processes all end by the same one
         self.before: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
-        return self.asked
+        return self.number != 0
 
     def __enter__(self) -> Stop:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -27,6 +33,30 @@ class Stop:
             signal.signal(number, handler)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        self.number = number
+
+    def agree(self, interrupted: bool, terminated: bool) -> bool:
+        """What the processes have told each other; whether the run is to end with this step."""
+        if interrupted or terminated:
+            self.number = signal.SIGINT if interrupted else signal.SIGTERM
+        return interrupted or terminated
+
+    def check(self, *_: object) -> None:
+        """A place where work on the side can be left, as a pipeline's callback_on_step_end. Never between processes that wait for each other."""
+        if self:
+            raise Stopped
+
+    @contextmanager
+    def side(self) -> Iterator[None]:
+        """Around such work: a check() that finds a signal ends it, and the loop goes on to save."""
+        try:
+            yield
+        except Stopped:
+            pass
+
+    @property
+    def code(self) -> int:
+        """The exit code: a preempted run that is saved has not failed."""
+        return 130 if self.number == signal.SIGINT else 0

@@ -24,7 +24,8 @@ from metabridge.bridge.recipe import Recipe
 from metabridge.bridge.sheet import compose, shown
 from metabridge.training import checkpoint as checkpoints
 from metabridge.training.checkpoint import Checkpoint
-from metabridge.training.data import Mixture, Share, batches
+from metabridge.training.data import Mixture
+from metabridge.training.loader import Share, batches
 from metabridge.training.log import RunLog
 from metabridge.training.optim import EMA, adamw, learning_rate, swapped
 from metabridge.training.precision import usable
@@ -44,7 +45,7 @@ def train(recipe: Recipe, bridge: Bridge, out: Path, callbacks: Sequence[Callbac
     precision = usable(settings.precision, device)
     accelerator = Accelerator(mixed_precision="bf16" if precision == "bfloat16" else "no")
     main = accelerator.is_main_process
-    mixture = Mixture(recipe)
+    mixture = Mixture(recipe, bridge.hand)
     share = Share(settings.batch_size, settings.grad_accum, accelerator.process_index, accelerator.num_processes)
     bridge.to(accelerator.device)
     if precision == "float64":
@@ -67,7 +68,7 @@ def train(recipe: Recipe, bridge: Bridge, out: Path, callbacks: Sequence[Callbac
     model = accelerator.prepare_model(bridge)  # DDP where there are several processes; it hooks forward() alone
     pipeline = BridgePipeline(bridge, recipe.name)
     log = RunLog(recipe, out, first, main, window, seconds)
-    stream = batches(mixture, bridge.brain.collate, bridge.hand.default_size, share, first, settings.steps)
+    stream = batches(mixture, bridge.brain.collate, share, first, settings.steps, mixture.workers(accelerator.num_processes))
 
     done = first
     with disk(out), Stop() as stop, log, closing(stream):
@@ -83,10 +84,10 @@ def train(recipe: Recipe, bridge: Bridge, out: Path, callbacks: Sequence[Callbac
             optimizer.zero_grad(set_to_none=True)
             loss_sum = torch.zeros((), device=accelerator.device)
             for micro in range(settings.grad_accum):
-                batch = next(stream)
+                loaded = next(stream)
                 with nullcontext() if micro == settings.grad_accum - 1 else accelerator.no_sync(model):
                     with fastest_attention(accelerator.device):
-                        loss = model(batch).mean() / settings.grad_accum
+                        loss = model(loaded.batch).mean() / settings.grad_accum
                     accelerator.backward(loss)
                 loss_sum += loss.detach()
 

@@ -20,6 +20,7 @@ from metabridge.adapters.collate import ChatCollate
 from metabridge.adapters.families import PATCHED_TOGETHER, config_of, decoder_of, model_class
 from metabridge.adapters.locate import hub_error, locate, refuse_missing
 from metabridge.adapters.pictures import MAX_PIXELS
+from metabridge.adapters.quantize import check_format, quantize_layers
 from metabridge.bridge.artifact import fingerprint
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Brain, Inputs, Memory
@@ -229,17 +230,21 @@ def load(
     revision: str = "main",
     dtype: str = "float32",
     weights: str = "pretrained",
+    quantize: str = "none",
     think_template: str = TEMPLATE,
     max_pixels: int = MAX_PIXELS,
     trust_remote_code: bool = False,
 ) -> AutoBrain:
     """`repo`: folder, hub id or package:...; `dtype`: float32 | bfloat16 | float16 | float64; `weights`: pretrained | random.
 
+    `quantize`: none | int8 | nf4, how the weights of the decoder layers are kept; `dtype` is what they are multiplied in.
+
     `max_pixels`: what a picture is scaled down to before the brain's own processor, which may scale it further.
     `trust_remote_code`: run the Python code that a checkpoint brings with it.
     """
     if "{prompt}" not in think_template:
         raise UserError(f"brain.think_template: {think_template!r} has no {{prompt}} in it; say where the prompt stands")
+    check_format(quantize)
     path, kind = locate(repo, revision), torch_dtype(dtype, "brain.dtype")
     try:
         config = config_of(repo, path, revision, trust_remote_code)
@@ -256,7 +261,10 @@ def load(
     except ImportError as error:  # a tower of timm, or what remote code wants
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{repo}: needs a package that is not installed ({reason}); install it") from error
-    identity = {"repo": repo, "revision": revision, "fingerprint": fingerprint(model.state_dict())}
+    identity = {"repo": repo, "revision": revision, "fingerprint": fingerprint(model.state_dict())}  # of the weights as they came
+    if quantize != "none":
+        quantize_layers(decoder_of(model).layers, quantize, repo)
+        identity["quantize"] = quantize
     return brain_class(model, collate, identity)
 
 

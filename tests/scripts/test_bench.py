@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -61,12 +62,11 @@ def test_pictures_take_both_routes(tree: dict[str, Any], tmp_path: Path, monkeyp
     from PIL import Image
 
     from metabridge.bridge.interfaces import Example
-    from metabridge.training.data import SOURCES
 
     picture = Image.effect_noise((64, 64), 90)
     rows = [Example("make it blue", (picture,), picture), Example("a cat on a mat", (), picture)]
-    monkeypatch.setitem(SOURCES, "pictures", lambda think: lambda seed: rows[seed % 2])
-    tree |= {"data": [{"source": "pictures", "task": "edit"}], "objective": {"drop_text": 0}}
+    monkeypatch.setitem(sys.modules, "my.pictures", SimpleNamespace(load=lambda: lambda seed: rows[seed % 2]))
+    tree |= {"data": [{"source": "my.pictures", "task": "edit"}], "objective": {"drop_text": 0}}
     jobs = [job(tree, tmp_path, route, prompt_tokens=None, brain_only=True) for route in ROUTES]
     found = [measured(one) for one in jobs]
     assert found[0]["real_prompt_tokens"] < 4 * found[0]["prompt_tokens"]  # rows of different lengths

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from conftest import Command
 from PIL import Image
 
 from metabridge.bridge.interfaces import Example
-from metabridge.training.data import SOURCES
 from tests.tiny import make_brain
 
 
@@ -167,10 +167,10 @@ def test_check(metabridge: Command, recipe_file: Path, trained: Path) -> None:
 def test_a_check_of_pictures_alone(metabridge: Command, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that all have pictures: there is no prompt to look at alone."""
     picture = Image.new("RGB", (64, 64), "red")
-    monkeypatch.setitem(SOURCES, "pictures", lambda think: lambda seed: Example("make it blue", (picture,), picture))
-    code, out, err = metabridge("check", recipe_file, "data=[{source: pictures, task: edit}]")
+    monkeypatch.setitem(sys.modules, "my.pictures", SimpleNamespace(load=lambda: lambda seed: Example("make it blue", (picture,), picture)))
+    code, out, err = metabridge("check", recipe_file, "data=[{source: my.pictures, task: edit}]")
     assert code == 0 and not err and "conditioning: not looked at" in out and "a trial step on 4 rows" in out
-    code, _, err = metabridge("train", recipe_file, "data=[{source: pictures, task: edit}]", "log.sample_every=1")
+    code, _, err = metabridge("train", recipe_file, "data=[{source: my.pictures, task: edit}]", "log.sample_every=1")
     assert code == 2 and err.startswith("metabridge: log.prompts: none given, and the data has no prompt without a picture; ")
 
 

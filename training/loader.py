@@ -1,0 +1,133 @@
+"""Batches, made beside the model's work: in a thread, or in worker processes. Nothing in them is state: batch k is a function of k."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.interfaces import Collate
+from metabridge.bridge.model import Batch
+from metabridge.training.data import Mixture, Skipped
+from metabridge.training.seeds import row_seed
+
+AHEAD = 2  # batches that wait to be trained on, of a thread or of each worker
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which rows of a global batch are one process's at one micro-step."""
+
+    batch_size: int
+    grad_accum: int
+    process: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        parts = self.grad_accum * self.processes
+        if self.batch_size % parts:
+            raise UserError(
+                f"train.batch_size: {self.batch_size} (global) does not divide by {parts} = {self.grad_accum} (train.grad_accum) "
+                f"x {self.processes} (processes); make it a multiple of {parts}"
+            )
+
+    def rows(self, micro: int) -> range:
+        size = self.batch_size // (self.grad_accum * self.processes)
+        first = (micro * self.processes + self.process) * size
+        return range(first, first + size)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A batch and what was met on the way to it."""
+
+    batch: Batch
+    skipped: tuple[Skipped, ...]
+
+    def pin_memory(self) -> Loaded:
+        """Asked for by DataLoader, so that the copy to the GPU runs beside it."""
+        return Loaded(self.batch.apply(lambda tensor: tensor.pin_memory()), self.skipped)
+
+
+def load(mixture: Mixture, collate: Collate, step: int, rows: range) -> Loaded:
+    """Some rows of a step."""
+    drawn = [mixture.row(step, index) for index in rows]
+    batch = Batch(
+        inputs=collate([row.example for row in drawn]),
+        pixels=torch.from_numpy(np.stack([row.pixels for row in drawn])).permute(0, 3, 1, 2),
+        noise_seeds=tuple(row_seed(mixture.seed, step, index, "noise") for index in rows),
+        captions=tuple(row.caption for row in drawn),
+    )
+    return Loaded(batch, tuple(skip for row in drawn for skip in row.skipped))
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[Loaded]):
+    """Micro-batch k of one process, from step 0 on."""
+
+    mixture: Mixture
+    collate: Collate
+    share: Share
+
+    def __getitem__(self, number: int) -> Loaded | UserError:
+        step, micro = divmod(number, self.share.grad_accum)
+        try:
+            return load(self.mixture, self.collate, step, self.share.rows(micro))
+        except UserError as error:  # which a worker would wrap in its traceback
+            return error
+
+
+def batches(mixture: Mixture, collate: Collate, share: Share, first: int, steps: int, workers: int = 0) -> Iterator[Loaded]:
+    """Every micro-batch of one process from step `first` on; `workers` = processes that make them, 0 = a thread of this one."""
+    numbers = range(first * share.grad_accum, steps * share.grad_accum)
+    made = Batches(mixture, collate, share)
+    for loaded in in_workers(made, numbers, workers) if workers else in_a_thread(made, numbers):
+        if isinstance(loaded, UserError):
+            raise loaded
+        yield loaded
+
+
+def in_a_thread(made: Batches, numbers: range) -> Iterator[Loaded | UserError]:
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        ahead: deque[Future[Any]] = deque()
+        try:
+            for number in numbers:
+                ahead.append(pool.submit(made.__getitem__, number))
+                if len(ahead) > AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_workers(made: Batches, numbers: range, workers: int) -> Iterator[Loaded | UserError]:
+    """Spawned, not forked: a fork would inherit the threads of torch and CUDA in whatever state they are."""
+    loader = DataLoader(
+        made,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=min(workers, max(1, len(numbers))),
+        prefetch_factor=AHEAD,
+        multiprocessing_context="spawn",
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_alone,
+    )
+    yield from loader
+
+
+def _alone(worker: int) -> None:
+    """Ctrl-C and SIGTERM are the training process's to answer; a worker ends with it. One thread: its tensors are small."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

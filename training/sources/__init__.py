@@ -1,0 +1,119 @@
+"""Where rows come from: a file a kind, whose name is its name in a recipe; a dotted name is a module of yours; a preset is a YAML file.
+
+A source module has `load(**options)`, which returns a Table, a Stream or a Make of training/feeds.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib.resources import files
+from typing import Any
+
+from metabridge.bridge.errors import UserError, unknown
+from metabridge.bridge.reading import section
+from metabridge.bridge.settings import Objective, Source, setting
+from metabridge.training import presets
+from metabridge.training.feeds import Feed, Made, Streamed, Tabled
+from metabridge.training.order import mix
+from metabridge.training.schema import Raw, Schema
+
+OWN = ("think",)  # parameters of a load() that come from the objective
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Options that every source has, beside `map`."""
+
+    holdout: int = setting(0, low=0)  # rows kept out of the training, for validation
+    think: float = setting(-1.0, low=0, high=1)  # these four in the place of the objective's
+    drop_text: float = setting(-1.0, low=0, high=1)
+    drop_image: float = setting(-1.0, low=0, high=1)
+    drop_both: float = setting(-1.0, low=0, high=1)
+
+
+RATES = ("think", "drop_text", "drop_image", "drop_both")
+SHARED = ("map", *(f.name for f in fields(Reading)))
+
+
+def names() -> list[str]:
+    """The kinds of source: the names of the files here."""
+    folder = files("metabridge.training.sources")
+    return sorted(entry.name[:-3] for entry in folder.iterdir() if entry.name.endswith(".py") and entry.name != "__init__.py")
+
+
+def resolve(source: Source) -> Source:
+    """A preset's name -> the source it stands for; options of the recipe win."""
+    if source.source not in presets.names():
+        return source
+    given: dict[str, Any] = presets.read(source.source)["source"]
+    options = {key: value for key, value in given.items() if key not in ("source", "task")}
+    return Source(given["source"], given.get("task", source.task), source.weight, options | source.options)
+
+
+def open_source(source: Source, objective: Objective, seed: int, number: int = 0, reach: int = 0) -> tuple[Feed, Objective]:
+    """A source of a recipe -> its feed, and the objective with the rates that the source has of its own.
+
+    `number`: which of the recipe's sources; `reach`: how far back rows may be asked for.
+    """
+    source = resolve(source)
+    module = _module(source.source)
+    parameters = {name: p for name, p in inspect.signature(module.load).parameters.items() if name not in OWN}
+    what = f"data {source.source}"
+    for option in source.options:
+        if option not in parameters and option not in SHARED:
+            raise UserError(unknown(f"{what}.{option}", [*parameters, *SHARED, "source", "task", "weight"]))
+    if missing := [name for name, p in parameters.items() if p.default is p.empty and name not in source.options]:
+        raise UserError(f"{what}.{missing[0]}: missing; this source needs it")
+    reading: Reading = section(Reading, {key: value for key, value in source.options.items() if key in SHARED and key != "map"}, what)
+    objective = _rates(objective, source.options, reading)
+    options = {name: value for name, value in source.options.items() if name in parameters}
+    if "think" in inspect.signature(module.load).parameters:
+        options["think"] = objective.think
+    opened = module.load(**options)
+    return _feed(opened, source, reading, mix(seed, number), reach), objective
+
+
+def _feed(opened: Any, source: Source, reading: Reading, seed: int, reach: int) -> Feed:
+    if callable(opened):
+        if "map" in source.options:
+            raise UserError(f"data {source.source}.map: this source makes its rows and has no columns; leave it out")
+        return Made(opened, seed)
+    mapping = source.options.get("map", {})
+    if hasattr(opened, "blocks"):
+        total = sum(opened.blocks)
+        if not total:
+            raise UserError(f"data {source.source}: no rows in {source.options.get('path', 'it')}; give another path")
+        if reading.holdout >= total:
+            raise UserError(f"data {source.source}.holdout: {reading.holdout} given, of {total} rows; give fewer")
+        return Tabled(opened, Schema.of(mapping, _columns(opened.raw(k) for k in range(total)), source.source), seed, reading.holdout)
+    first = (row for row, _ in opened.rows(0))
+    return Streamed(opened, Schema.of(mapping, _columns(first), source.source), seed, reading.holdout, reach=reach)
+
+
+def _columns(rows: Any) -> list[str]:
+    """The names of the columns, from the first row that can be read."""
+    for row in rows:
+        if isinstance(row, Raw):
+            return list(row.columns)
+    return []
+
+
+def _rates(objective: Objective, options: Mapping[str, Any], reading: Reading) -> Objective:
+    return dataclasses.replace(objective, **{name: getattr(reading, name) for name in RATES if name in options})
+
+
+def _module(name: str) -> Any:
+    if "." not in name and name not in names():
+        raise UserError(unknown(name, [*names(), *presets.names()], "source"))
+    path = name if "." in name else f"metabridge.training.sources.{name}"
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        raise UserError(f"data.source: {name}: no module {error.name} in this environment; install it") from error
+    if not hasattr(module, "load"):
+        raise UserError(f"data.source: {name}: the module has no load(); add one that returns rows")
+    return module
