@@ -12,6 +12,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
+from metabridge.adapters.blocks import blocks_of
 from metabridge.adapters.checkpoint import Checkpoint
 from metabridge.adapters.loras import lora_of, put_on, switch
 from metabridge.adapters.schedules import prediction_of
@@ -32,15 +33,18 @@ class PretrainedHand(DiffusionHand):
         super().__init__()
         self.denoiser, self.vae, self.scheduler = checkpoint.denoiser, checkpoint.vae, checkpoint.scheduler
         self.identity, self.native = checkpoint.identity, native
-        self.lora = lora_of(self.denoiser)
+        self.full, self.dtype = checkpoint.train == "full", checkpoint.dtype
+        named = self.denoiser.named_parameters()
+        self.trained = [parameter for name, parameter in named if self.heard(name)] if self.full else lora_of(self.denoiser)
+        self._load_original, self._original = checkpoint.original, []  # in a list: no part of the hand that draws, or is saved
         self.pipeline_class = getattr(diffusers, checkpoint.pipeline)
         self.worn: Sequence[tuple[Path, float]] = ()
         self.prediction = prediction_of(checkpoint.scheduler)
         self.default_guidance, self.default_steps = guidance_scale, steps
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
-        return (wide(latents_of(self.vae, pixels.to(self.vae.dtype))) - self._shift) * self.vae.config.scaling_factor
+    def encode(self, pixels: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        return (wide(latents_of(self.vae, pixels.to(self.vae.dtype), seeds)) - self._shift) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -67,23 +71,48 @@ class PretrainedHand(DiffusionHand):
             raise UserError(f"condition: {length} tokens given; this hand has positions for {most}, lower connector.queries")
 
     def trainable(self) -> list[nn.Parameter]:
-        return self.lora
+        return self.trained
+
+    def heard(self, name: str) -> bool:
+        """Whether a parameter of the denoiser has a say in the prediction; one that has none gets no gradient."""
+        return True
+
+    def second_copy(self) -> int:
+        return sum(parameter.numel() for parameter in self.denoiser.parameters()) * self.dtype.itemsize if self.full else 0
+
+    def blocks(self) -> list[nn.Module]:
+        return blocks_of(self.denoiser)
 
     def wear(self, files: Sequence[tuple[Path, float]]) -> None:
         """Put LoRA files made elsewhere on the denoiser, each with its weight; `untouched` leaves them on."""
+        if self.full:
+            raise UserError("hand.loras: they were made for the hand as it came, not for one with hand.train=full; leave them out")
         put_on(self.pipeline_class, {"vae": self.vae, "scheduler": self.scheduler}, self.denoiser, files)
         self.worn = files
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        if not self.lora:
+        if not self.trained:
             yield
-            return
-        switch(self.denoiser, self.worn, trained=False)
-        try:
-            yield
-        finally:
-            switch(self.denoiser, self.worn, trained=True)
+        elif self.full:
+            trained = self.denoiser
+            self.denoiser = self._as_it_came()
+            try:
+                yield
+            finally:
+                self.denoiser = trained
+        else:
+            switch(self.denoiser, self.worn, trained=False)
+            try:
+                yield
+            finally:
+                switch(self.denoiser, self.worn, trained=True)
+
+    def _as_it_came(self) -> Any:
+        """The frozen denoiser that a fully trained one began as; read from its checkpoint when first asked for."""
+        if not self._original:
+            self._original.append(self._load_original())
+        return nn.Module.to(self._original[0], self.denoiser.device)
 
     def describe(self, captions: Sequence[str]) -> Condition | None:
         if self.native is None:
@@ -160,11 +189,21 @@ def numbers(values: Sequence[float], latents: Tensor) -> Tensor:
     return torch.stack([latents.new_full(latents.shape[:1], value) for value in values], dim=1)
 
 
-def latents_of(vae: nn.Module, pixels: Tensor) -> Tensor:
-    """What an autoencoder of diffusers makes of pixels, not scaled; of a distribution, its mode."""
+def latents_of(vae: nn.Module, pixels: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+    """What an autoencoder of diffusers makes of pixels, not scaled; of a distribution its mean, or with `seeds` a sample, a seed a row."""
     encoded = vae.encode(pixels)  # type: ignore[operator]
-    latents: Tensor = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
-    return latents
+    if hasattr(encoded, "latent"):
+        if seeds is not None:
+            raise UserError("objective.latents: sample given, but this hand's autoencoder gives no distribution; set it to mean")
+        latents: Tensor = encoded.latent
+        return latents
+    mean: Tensor = encoded.latent_dist.mode()
+    if seeds is None:
+        return mean
+    noise = torch.stack([torch.randn(mean.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    # z = mean + std eps                                                   Kingma & Welling 2014, sec. 2.4
+    sample: Tensor = mean + encoded.latent_dist.std * noise.to(mean)
+    return sample
 
 
 def wide(x: Tensor) -> Tensor:

@@ -130,6 +130,10 @@ class Brain(nn.Module):
         """Greedy text after `memory` with the brain's own lm_head, a string per row, and the Memory that has read it (no end of turn)."""
         raise NotImplementedError
 
+    def blocks(self) -> list[nn.Module]:
+        """What holds most of its weights and runs in every pass, whatever is in the batch: what may be sharded. None known: []."""
+        return []
+
     def embedding_std(self) -> float:
         """Standard deviation of the input embedding's output: the scale at which queries start."""
         raise NotImplementedError
@@ -146,8 +150,8 @@ class Hand(nn.Module):
     default_guidance: float
     identity: dict[str, str]
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> scaled latents [B, C, h, w]."""
+    def encode(self, pixels: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] -> scaled latents [B, C, h, w]: the mean of what they may be, or with `seeds` a sample, a seed a row."""
         raise NotImplementedError
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -199,7 +203,15 @@ class Hand(nn.Module):
         raise NotImplementedError
 
     def trainable(self) -> list[nn.Parameter]:
-        """What of the hand is trained beside queries and connector (LoRA); nothing unless the recipe's hand.train says so."""
+        """What of the hand is trained beside queries and connector (LoRA, or all); nothing unless the recipe's hand.train says so."""
+        return []
+
+    def second_copy(self) -> int:
+        """Bytes that `untouched` takes beside the hand from the first time on; 0 where the hand can turn off what was trained."""
+        return 0
+
+    def blocks(self) -> list[nn.Module]:
+        """As Brain.blocks."""
         return []
 
     def untouched(self) -> AbstractContextManager[None]:

@@ -21,9 +21,12 @@ class Batch:
     """One training step's rows."""
 
     inputs: Inputs  # what the brain reads
-    pixels: Tensor  # [B, 3, H, W], what the hand should draw: uint8, or in [-1, 1]
+    pixels: Tensor | None  # [B, 3, H, W], what the hand should draw: uint8, or in [-1, 1]; None where its latents are there
     noise_seeds: tuple[int, ...]  # one a row: its noise and timestep
     captions: tuple[str | None, ...] | None = None  # for distillation, in words the hand's text encoder knows; None = no teacher
+    latents: Tensor | None = None  # [B, C, h, w], of the pixels, where they are known already
+    latent_seeds: tuple[int, ...] | None = None  # one a row: the latents are a sample; None = the mean
+    teacher: Condition | None = None  # native conditions of the captions, where they are known already
 
     def to(self, device: torch.device) -> Batch:
         return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
@@ -31,7 +34,9 @@ class Batch:
     def apply(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with `change` applied to each tensor it holds."""
         inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
-        return dataclasses.replace(self, inputs=inputs, pixels=change(self.pixels))
+        pixels, latents = (None if tensor is None else change(tensor) for tensor in (self.pixels, self.latents))
+        teacher = None if self.teacher is None else self.teacher.apply(change)
+        return dataclasses.replace(self, inputs=inputs, pixels=pixels, latents=latents, teacher=teacher)
 
 
 class Bridge(nn.Module):
@@ -82,7 +87,10 @@ class Bridge(nn.Module):
 
     def latents(self, batch: Batch) -> Tensor:
         """What the hand should draw, [B, C, h, w]."""
-        return self.hand.encode(in_range(batch.pixels))
+        if batch.latents is not None:
+            return batch.latents
+        assert batch.pixels is not None
+        return self.hand.encode(in_range(batch.pixels), batch.latent_seeds)
 
     def loss(self, batch: Batch, latents: Tensor, condition: Condition) -> Tensor:
         """Loss of each row, [B], under its own condition or another."""
@@ -111,7 +119,7 @@ class Bridge(nn.Module):
         """The hand's native conditioning of the captions, and the rows that have one."""
         if not self.objective.distill or batch.captions is None or not any(caption is not None for caption in batch.captions):
             return None, None
-        teacher = self.hand.describe([caption or "" for caption in batch.captions])
+        teacher = batch.teacher or self.hand.describe([caption or "" for caption in batch.captions])
         if teacher is None:
             raise UserError("objective.distill: this hand has no text encoder to learn from; set objective.distill=0")
         return teacher, torch.tensor([caption is not None for caption in batch.captions], device=self.device)

@@ -35,6 +35,8 @@ class Objective:
     name: str = setting("auto", choices=("auto", "flow", "epsilon", "v"))  # auto = what the hand predicts
     timesteps: str = setting("logit_normal", choices=("logit_normal", "uniform"))
     shift: float = setting(1.0, low=1e-3)
+    latents: str = setting("mean", choices=("mean", "sample"))  # of a target: its mean, or a sample that stays the row's own
+    latents: str = setting("mean", choices=("mean", "sample"))  # of a target: its mean, or a sample that stays the row's own
     distill: float = setting(0.0, low=0, high=1)  # share of the loss whose target is the hand's own prediction
     drop_text: float = setting(0.1, low=0, high=1)  # share of rows whose prompt is read as ""
     drop_image: float = setting(0.0, low=0, high=1)  # share of rows whose pictures are not read
@@ -77,13 +79,18 @@ class Train:
     max_aspect: float = setting(1.0, low=1, high=8)  # 1 = squares alone; 2 = buckets from 1:2 to 2:1
     upscale: bool = False  # enlarge pictures that are too small, in place of leaving them out
     max_bad_rows: float = setting(0.05, low=0, high=1)  # share of rows that cannot be used, beyond which the run stops
+    cache: str = "off"  # folder of `metabridge data cache`
     workers: int = setting(-1, low=-1)  # processes that prepare batches, a training process; 0 = a thread of it, -1 = by the machine
 
     def __post_init__(self) -> None:
         if self.schedule == "wsd" and not self.decay:
-            raise UserError("train.schedule: wsd given without train.decay, the share of the steps over which the rate falls; set it to 0.1")
+            raise UserError(
+                "train.schedule: wsd given without train.decay, the share of the steps over which the rate falls; set it to 0.1"
+            )
         if self.schedule != "wsd" and self.decay:
-            raise UserError(f"train.decay: {self.decay:g} given, but it has no effect with schedule {self.schedule}; leave it out, or use wsd")
+            raise UserError(
+                f"train.decay: {self.decay:g} given, but it has no effect with schedule {self.schedule}; leave it out, or use wsd"
+            )
         if self.schedule == "constant" and self.min_lr:
             raise UserError(f"train.min_lr: {self.min_lr:g} given, but a constant rate does not fall; leave it out, or use cosine or wsd")
 

@@ -8,18 +8,22 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.interfaces import Example, Hand
+from metabridge.bridge.interfaces import Condition, Example, Hand
 from metabridge.bridge.recipe import Recipe
 from metabridge.bridge.settings import Objective
-from metabridge.training.feeds import Made
+from metabridge.training.cache import SourceCache, row_noise
+from metabridge.training.feeds import Made, Streamed, Tabled
 from metabridge.training.frames import Frames, Size, group, window_steps
 from metabridge.training.order import Shares, mix
 from metabridge.training.schema import BadRow, decoded
@@ -44,8 +48,11 @@ class Drawn:
 
     example: Example
     caption: str | None  # what the hand's own text encoder would be told; None where that says too little (edits)
-    pixels: NDArray[np.uint8]  # [H, W, 3], the target
+    pixels: NDArray[np.uint8] | None  # [H, W, 3], the target; None where its latents are there
     skipped: tuple[Skipped, ...] = ()  # bad rows in whose place it stands
+    latent_seed: int | None = None  # where the latents are a sample
+    latents: Tensor | None = None  # [C, h, w], from a cache
+    teacher: Condition | None = None  # [1, L, D], native condition of the caption, from a cache
 
 
 class Mixture:
@@ -54,13 +61,16 @@ class Mixture:
     def __init__(self, recipe: Recipe, hand: Hand) -> None:
         settings = recipe.train
         self.seed, self.batch_size, self._workers = settings.seed, settings.batch_size, settings.workers
+        self.sampled, self.distill = recipe.objective.latents == "sample", recipe.objective.distill > 0
         self.frames = Frames.of(hand, settings)
+        self.shapes = {size: hand.latent_shape(*size) for size in self.frames.sizes}
         self.sources = [resolve(source) for source in recipe.data]
         self.window = window_steps(self.batch_size) if len(self.frames.sizes) > 1 else 1
         reach = 2 * self.window * self.batch_size
         opened = [open_source(source, recipe.objective, self.seed, k, reach) for k, source in enumerate(self.sources)]
         self.feeds = [feed for feed, _ in opened]
         self.objectives = [objective for _, objective in opened]
+        self.caches = open_caches(recipe, self, hand)
         self.shares = Shares([source.weight for source in self.sources], self.seed)
         for name in ("drop_image", "drop_both"):
             if getattr(recipe.objective, name) and all(source.task == "t2i" for source in self.sources):
@@ -78,10 +88,22 @@ class Mixture:
         """Height and width of a step's pictures."""
         return self._step(step)[0]
 
-    def row(self, step: int, index: int) -> Drawn:
+    def row(self, step: int, index: int, cached: bool = False) -> Drawn:
+        """Row `index` of a step. `cached`: with latents and native condition in the place of pixels, where all of them are there."""
         size, rows = self._step(step)
         source, number = self.shares.locate(rows[index])
-        return self._drawn(source, number, size, row_seed(self.seed, step, index), row_seed(self.seed, step, index, "drop"))
+        return self._drawn(source, number, size, step, index, cached)
+
+    def cursors(self) -> dict[int, dict[str, Any]]:
+        """Where the streams among the sources stand; the others need no such thing."""
+        return {k: feed.cursor() for k, feed in enumerate(self.feeds) if isinstance(feed, Streamed)}
+
+    def begin(self, cursors: Mapping[int, Mapping[str, Any]]) -> None:
+        """Let streams begin where `cursors()` said, and not read again what has gone by."""
+        for k, cursor in cursors.items():
+            feed = self.feeds[k]
+            if isinstance(feed, Streamed):
+                feed.begin(cursor)
 
     def held_out(self, index: int) -> Drawn:
         """A row that training never sees; nothing is dropped, and its size is the first bucket's that fits it best."""
@@ -124,33 +146,84 @@ class Mixture:
             sizes[row] = (height, width)
         return group(sizes, self.frames, self.batch_size, mix(self.seed, number))
 
-    def _drawn(self, source: int, number: int, size: Size, seed: int, drop_seed: int) -> Drawn:
+    def _drawn(self, source: int, number: int, size: Size, step: int, place: int, cached: bool) -> Drawn:
         """The row, or the first in its place that can be used."""
-        feed, objective = self.feeds[source], self.objectives[source]
+        feed, seed = self.feeds[source], row_seed(self.seed, step, place)
         skipped: list[Skipped] = []
         for attempt in range(ATTEMPTS):
             try:
-                drawn = self._cut(source, feed.example(number, seed, attempt), size)
+                example = feed.example(number, seed, attempt)
+                drawn = (self._known(source, number, attempt, size, example) if cached else None) or self._cut(source, example, size)
             except BadRow as bad:
                 skipped.append(Skipped(source, feed.where(number, attempt), str(bad)))
                 continue
-            example = thoughtful(drawn.example, objective.think, random.Random(mix(seed, 1))) if feed.rows else drawn.example
-            example = drop(example, objective, random.Random(drop_seed).random())
-            caption = (example.caption or example.thought or example.prompt) if self.sources[source].task == "t2i" else None
-            return dataclasses.replace(drawn, example=example, caption=caption, skipped=tuple(skipped))
+            drawn = self._prepared(drawn, source, seed, random.Random(row_seed(self.seed, step, place, "drop")).random())
+            index = feed.index(number, attempt) if isinstance(feed, Tabled) else None
+            if self.sampled:
+                latent_seed = row_seed(self.seed, step, place, "latents") if index is None else row_noise(index)
+                drawn = dataclasses.replace(drawn, latent_seed=latent_seed)
+            if drawn.latents is not None and self.distill:
+                assert index is not None
+                teacher = self.caches[source].condition(index, drawn.caption or "")
+                if teacher is None:
+                    return self._drawn(source, number, size, step, place, cached=False)
+                drawn = dataclasses.replace(drawn, teacher=teacher)
+            return dataclasses.replace(drawn, skipped=tuple(skipped))
         raise UserError(
             f"data {self.sources[source].source}: {ATTEMPTS} rows one after another cannot be used; the last is {skipped[-1].where}: "
             f"{skipped[-1].reason}; metabridge data check says what is wrong with the others"
         )
 
+    def _prepared(self, drawn: Drawn, source: int, seed: int, u: float) -> Drawn:
+        """With the thoughts and the drops that the rates of its source ask for."""
+        example, objective = drawn.example, self.objectives[source]
+        if not isinstance(self.feeds[source], Made):  # which makes its own thoughts
+            example = thoughtful(example, objective.think, random.Random(mix(seed, 1)))
+        example = drop(example, objective, u)
+        caption = (example.caption or example.thought or example.prompt) if self.sources[source].task == "t2i" else None
+        return dataclasses.replace(drawn, example=example, caption=caption)
+
+    def _known(self, source: int, number: int, attempt: int, size: Size, example: Example) -> Drawn | None:
+        """The row with latents that were worked out before."""
+        feed = self.feeds[source]
+        if source not in self.caches or not isinstance(feed, Tabled):
+            return None
+        latents = self.caches[source].latents(feed.index(number, attempt), self.shapes[size])
+        return None if latents is None else Drawn(opened(example), None, None, latents=latents)
+
     def _cut(self, source: int, example: Example, size: Size) -> Drawn:
         if example.target is None:
             raise BadRow("no target picture")
         pixels = self.frames.fit(example.target, size)
-        images = tuple(decoded(image) for image in example.images)
-        history = tuple(dataclasses.replace(turn, images=tuple(decoded(image) for image in turn.images)) for turn in example.history)
-        example = dataclasses.replace(example, images=images, history=history)
-        return Drawn(example, example.prompt if self.sources[source].task == "t2i" else None, pixels)
+        return Drawn(opened(example), example.prompt if self.sources[source].task == "t2i" else None, pixels)
+
+
+def opened(example: Example) -> Example:
+    """With the pictures that the brain looks at decoded, so that a bad one is met here."""
+    images = tuple(decoded(image) for image in example.images)
+    history = tuple(dataclasses.replace(turn, images=tuple(decoded(image) for image in turn.images)) for turn in example.history)
+    return dataclasses.replace(example, images=images, history=history)
+
+
+def open_caches(recipe: Recipe, mixture: Mixture, hand: Hand) -> dict[int, SourceCache]:
+    """The caches of the sources that can have one; none unless the recipe asks."""
+    if recipe.train.cache == "off":
+        return {}
+    tables = [(k, feed) for k, feed in enumerate(mixture.feeds) if isinstance(feed, Tabled)]
+    if not tables:
+        raise UserError(
+            "train.cache: no source of this recipe keeps its rows (they are made, or streamed), so it has no effect; leave it out"
+        )
+    root = Path(recipe.train.cache).expanduser()
+    caches = {k: SourceCache(root, mixture.sources[k], feed, hand, mixture.frames, recipe.objective.latents) for k, feed in tables}
+    for cache in caches.values():
+        for shards in (cache.latents_of, *([cache.native_of] if mixture.distill else [])):
+            if not shards.folder.is_dir():
+                raise UserError(
+                    f"train.cache: {shards.folder}: not there, so nothing is kept for these rows, this size and this hand; "
+                    f"run metabridge data cache {recipe.name} first, or leave train.cache out"
+                )
+    return caches
 
 
 def thoughtful(example: Example, think: float, rng: random.Random) -> Example:

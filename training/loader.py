@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.interfaces import Collate
+from metabridge.bridge.interfaces import Collate, Condition
 from metabridge.bridge.model import Batch
 from metabridge.training.data import Mixture, Skipped
 from metabridge.training.seeds import row_seed
@@ -52,22 +54,33 @@ class Loaded:
 
     batch: Batch
     skipped: tuple[Skipped, ...]
+    cursors: Mapping[int, Mapping[str, Any]]  # of the streams among the sources, where a resume may begin
 
     def pin_memory(self) -> Loaded:
         """Asked for by DataLoader, so that the copy to the GPU runs beside it."""
-        return Loaded(self.batch.apply(lambda tensor: tensor.pin_memory()), self.skipped)
+        return Loaded(self.batch.apply(lambda tensor: tensor.pin_memory()), self.skipped, self.cursors)
 
 
 def load(mixture: Mixture, collate: Collate, step: int, rows: range) -> Loaded:
     """Some rows of a step."""
-    drawn = [mixture.row(step, index) for index in rows]
+    drawn = [mixture.row(step, index, cached=True) for index in rows]
+    if any(row.latents is None for row in drawn):  # one that is not in the cache: all by the way of pixels
+        drawn = [row if row.latents is None else mixture.row(step, index) for row, index in zip(drawn, rows, strict=True)]
     batch = Batch(
         inputs=collate([row.example for row in drawn]),
-        pixels=torch.from_numpy(np.stack([row.pixels for row in drawn])).permute(0, 3, 1, 2),
+        pixels=stack([row.pixels for row in drawn if row.pixels is not None]),
         noise_seeds=tuple(row_seed(mixture.seed, step, index, "noise") for index in rows),
         captions=tuple(row.caption for row in drawn),
+        latents=None if drawn[0].latents is None else torch.stack([row.latents for row in drawn if row.latents is not None]),
+        latent_seeds=tuple(row.latent_seed for row in drawn if row.latent_seed is not None) or None,
+        teacher=None if drawn[0].teacher is None else Condition.cat([row.teacher for row in drawn if row.teacher is not None]),
     )
-    return Loaded(batch, tuple(skip for row in drawn for skip in row.skipped))
+    return Loaded(batch, tuple(skip for row in drawn for skip in row.skipped), mixture.cursors())
+
+
+def stack(pictures: Sequence[NDArray[np.uint8]]) -> Tensor | None:
+    """[H, W, 3] each -> [B, 3, H, W], uint8."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) if pictures else None
 
 
 @dataclass(frozen=True)

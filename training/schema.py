@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.interfaces import Example, Turn
@@ -26,6 +26,9 @@ USUAL = {  # names under which public sets keep a field, looked for in this orde
     "history": ("history",),
 }
 LITERAL = "="  # `map: {prompt: "=Keep the picture."}` is this text for every row
+
+
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises of a picture
 
 
 class BadRow(Exception):
@@ -96,8 +99,11 @@ class Schema:
         """Width and height of the target, from the picture's header; None where it cannot be read."""
         try:
             targets = self._all(raw, "target")
+            if targets and (file := file_of(targets[0], raw)) is not None:
+                with Image.open(file) as image:  # its header alone is read
+                    return upright_size(image)
             return upright_size(picture(targets[0], raw)) if targets else None
-        except BadRow:
+        except (BadRow, *UNREADABLE):
             return None
 
     def texts(self, raw: Raw, field: str) -> list[str]:
@@ -124,22 +130,29 @@ def picture(value: object, raw: Raw) -> Image.Image:
     """A picture from what a row holds: a path, its bytes, what Hugging Face datasets store, or a picture already."""
     if isinstance(value, Image.Image):
         return value
-    if isinstance(value, Mapping):  # datasets: Image(decode=False)
-        value = value.get("bytes") or value.get("path")
+    if isinstance(value, Mapping) and value.get("bytes"):  # datasets: Image(decode=False)
+        value = value["bytes"]
     try:
-        if isinstance(value, bytes | bytearray | memoryview):
-            if not len(value):
-                raise BadRow("a picture of zero bytes")
-            return Image.open(io.BytesIO(value))
-        if isinstance(value, str):
-            if value.startswith(("http://", "https://")):
-                raise BadRow(f"a picture is a URL ({value[:80]}); download it first")
-            return Image.open(Path(raw.root or ".", value).expanduser())
-    except BadRow:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if (file := file_of(value, raw)) is not None:
+            value = file.read_bytes()
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise BadRow(f"a picture is missing ({value!r:.60})")
+        if not len(value):
+            raise BadRow("a picture of zero bytes")
+        return Image.open(io.BytesIO(value))
+    except UNREADABLE as error:
         raise BadRow(f"a picture cannot be opened ({_said(error)})") from error
-    raise BadRow(f"a picture is missing ({value!r:.60})")
+
+
+def file_of(value: object, raw: Raw) -> Path | None:
+    """Where a picture lies that a row keeps as a path; None where it keeps the picture itself."""
+    if isinstance(value, Mapping) and not value.get("bytes"):
+        value = value.get("path")
+    if not isinstance(value, str):
+        return None
+    if value.startswith(("http://", "https://")):
+        raise BadRow(f"a picture is a URL ({value[:80]}); download it first")
+    return Path(raw.root or ".", value).expanduser()
 
 
 def decoded(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
@@ -152,7 +165,7 @@ def decoded(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Im
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image.load()
         return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError) as error:
+    except UNREADABLE as error:
         raise BadRow(f"a picture cannot be decoded ({_said(error)})") from error
 
 
@@ -200,4 +213,6 @@ def _flat(value: object) -> list[Any]:
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose own words hold an address
+        return "in no format that Pillow knows"
     return " ".join(str(error).split())[:120] or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -34,9 +35,9 @@ class Flux2Hand(PretrainedHand):
         self.distilled_guidance = distilled_guidance
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
         mean, std = self._statistics()
-        patches = F.pixel_unshuffle(wide(latents_of(self.vae, pixels.to(self.vae.dtype))), PATCH)
+        patches = F.pixel_unshuffle(wide(latents_of(self.vae, pixels.to(self.vae.dtype), seeds)), PATCH)
         return ((patches - mean) / std).contiguous()  # unshuffled, they are channels-last: decode would round otherwise
 
     @torch.no_grad()

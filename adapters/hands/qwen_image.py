@@ -32,10 +32,15 @@ class QwenImageHand(PretrainedHand):
         for name in ("latents_mean", "latents_std"):
             self.register_buffer(name, torch.tensor(self.vae.config[name]).view(-1, 1, 1), persistent=False)
 
+    def heard(self, name: str) -> bool:
+        """The last block's caption stream ends there."""
+        last = f"transformer_blocks.{len(self.denoiser.transformer_blocks) - 1}."
+        return not name.startswith((f"{last}txt_mlp.", f"{last}attn.to_add_out."))
+
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
         """The autoencoder is one of videos: a picture is a video of one frame."""
-        latents = wide(latents_of(self.vae, pixels.to(self.vae.dtype).unsqueeze(2))).squeeze(2)
+        latents = wide(latents_of(self.vae, pixels.to(self.vae.dtype).unsqueeze(2), seeds)).squeeze(2)
         return (latents - self.latents_mean) / self.latents_std
 
     @torch.no_grad()

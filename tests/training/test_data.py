@@ -137,8 +137,8 @@ def test_a_bad_row_is_replaced_and_named(tree: Tree, hand: Hand, tmp_path: Path)
     drawn = rows(own(tree, path), hand, 13)
     skipped = {skip.where: skip.reason for row in drawn for skip in row.skipped}
     assert set(skipped) == {"rows.jsonl:4", "rows.jsonl:6", "row 13"}
-    assert skipped["rows.jsonl:4"].startswith("a picture cannot be opened (cannot identify image file")
-    assert skipped["rows.jsonl:6"].startswith("a picture cannot be opened")
+    assert skipped["rows.jsonl:4"] == "a picture cannot be opened (in no format that Pillow knows)"
+    assert skipped["rows.jsonl:6"] == "a picture of zero bytes"
     assert skipped["row 13"].startswith("no valid JSON")
     assert not {row.example.prompt for row in drawn} & {"row 3", "row 5"}
 
