@@ -50,15 +50,21 @@ def load(kind: str, part: Part) -> Any:
     return loaded
 
 
-def assemble(recipe: Recipe, device: str = "cpu", scale: float | None = None) -> Bridge:
-    """Brain, hand and a fresh bridge between them, the same for the same train.seed.
+def assemble(recipe: Recipe, device: str = "cpu", scale: float | None = None, init: str | Path | None = None) -> Bridge:
+    """Brain, hand and a fresh bridge between them, the same for the same train.seed; or one that starts from the weights of another.
 
     `scale`: RMS of the hand's native conditioning where it is known already (a saved bridge); otherwise it is measured.
+    `init`: the bridge to start from, in place of the recipe's.
     """
     import torch
 
+    from metabridge.bridge.artifact import content_hash, lay_over, read_artifact
     from metabridge.bridge.model import Bridge
 
+    init = recipe.init if init is None else str(init)
+    start = None if init is None else read_artifact(find_bridge(init))
+    if start is not None:
+        scale = start.config["connector"]["scale"]
     with torch.random.fork_rng(devices=[]):
         brain, hand = load("brains", recipe.brain), load("hands", recipe.hand)
         if recipe.objective.distill and hand.describe([""]) is None:
@@ -67,12 +73,13 @@ def assemble(recipe: Recipe, device: str = "cpu", scale: float | None = None) ->
         torch.manual_seed(recipe.train.seed)
         with torch.device("meta" if device == "meta" else "cpu"):  # values are drawn on the CPU, the same for every device
             bridge = Bridge(brain, hand, recipe.connector, recipe.objective, scale)
+    if start is not None:
+        lay_over(start, bridge)
+        bridge.init = {"path": init, "content_hash": content_hash(start.tensors)}
     return bridge.to(device)
 
 
-def load_pipeline(
-    path_or_id: str | Path, device: str = "cpu", name: str | None = None, quantize: str | None = None
-) -> BridgePipeline:
+def load_pipeline(path_or_id: str | Path, device: str = "cpu", name: str | None = None, quantize: str | None = None) -> BridgePipeline:
     """A trained bridge with its base: a run or artifact folder, else a shipped name, else a hub id. `name`: what the user calls it.
 
     `quantize`: the brain's option of that name, in place of the one it was trained with.
@@ -125,7 +132,7 @@ def _download(repo: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=["bridge.json", "bridge.safetensors"]))
+        return Path(snapshot_download(repo, allow_patterns=["bridge.json", "bridge*.safetensors*"]))
     except HFValidationError as error:
         raise UserError(
             f"{repo}: no such folder, and not a name that the hub could have; give a run folder, flatland or owner/name"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import diffusers
 import torch
 from peft import LoraConfig
 from safetensors import SafetensorError
+from torch import nn
 
 from metabridge.adapters import skeleton
 from metabridge.adapters.brains.auto import torch_dtype
@@ -22,13 +23,14 @@ FORMER_NAMES = {  # as folders on the hub still write them
     "Transformer2DModel": "PixArtTransformer2DModel",
     "Lumina2Text2ImgPipeline": "Lumina2Pipeline",
 }
+TRAIN = ("none", "lora", "full")
 LORA_RANK = 8
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj"]  # the last: all in one, in FLUX.2's single stream
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The parts of a pipeline folder that draw, frozen but for a LoRA, and where its text encoder lies."""
+    """The parts of a pipeline folder that draw, frozen but for what is trained, and where its text encoder lies."""
 
     path: str
     revision: str
@@ -40,6 +42,8 @@ class Checkpoint:
     has_text_encoder: bool
     pipeline: str  # the official pipeline's name, as the folder gives it
     absent: tuple[str, ...]  # parts that the folder was saved without
+    train: str  # none | lora | full
+    original: Callable[[], Any]  # the denoiser as it came, loaded once more
 
 
 def load_checkpoint(
@@ -53,32 +57,37 @@ def load_checkpoint(
     vae: tuple[str, Any],
 ) -> Checkpoint:
     """A pipeline's folder or hub id. `denoiser` and `vae`: (subfolder, class)."""
-    if train not in ("none", "lora"):
-        raise UserError(f"hand.train: {train!r} given; it is one of: none, lora")
+    if train not in TRAIN:
+        raise UserError(f"hand.train: {train!r} given; it is one of: {', '.join(TRAIN)}")
     if lora_rank is not None and (train != "lora" or lora_rank < 1):
         raise UserError(f"hand.lora_rank: {lora_rank} given; it is 1 at least, and has an effect with hand.train=lora alone")
     if weights not in ("pretrained", "random"):
         raise UserError(f"hand.weights: {weights!r} given; it is one of: pretrained, random")
     path, kind = locate(repo, revision), torch_dtype(dtype, "hand.dtype")
+
+    def original() -> Any:
+        part = _part(denoiser[1], path, denoiser[0], revision, kind)
+        return drawn_anew(part) if weights == "random" else part
+
     try:
         index = diffusers.DiffusionPipeline.load_config(path, revision=revision)
         refuse_other_classes(repo, index, denoiser, vae)
         pipeline = pipeline_of(repo, index)
-        parts = {name: _part(cls, path, name, revision, kind).eval().requires_grad_(False) for name, cls in (denoiser, vae)}
+        parts = {denoiser[0]: original(), vae[0]: _part(vae[1], path, vae[0], revision, kind)}
         scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(path, subfolder="scheduler", revision=revision)
     except UserError:
         raise
     except (OSError, ValueError, LookupError, AttributeError, SafetensorError) as error:
         raise hub_error(repo, revision, error) from error
-    if weights == "random":
-        parts[denoiser[0]] = drawn_anew(parts[denoiser[0]])
     tensors = {f"{name}.{key}": x for name, part in parts.items() for key, x in part.state_dict().items()}
     identity = {"repo": repo, "revision": revision, "fingerprint": fingerprint(tensors)}
     if train == "lora":
         add_lora(parts[denoiser[0]], lora_rank or LORA_RANK)
+    if train == "full":
+        nn.Module.to(parts[denoiser[0]], torch.float32)  # what is trained is never half precision
     told = index.get("text_encoder", [None])[0] is not None
     absent = tuple(name for name, part in index.items() if part == [None, None])
-    return Checkpoint(path, revision, kind, parts[denoiser[0]], parts[vae[0]], scheduler, identity, told, pipeline, absent)
+    return Checkpoint(path, revision, kind, parts[denoiser[0]], parts[vae[0]], scheduler, identity, told, pipeline, absent, train, original)
 
 
 def refuse_other_classes(repo: str, index: Mapping[str, Any], *parts: tuple[str, Any]) -> None:
@@ -120,10 +129,10 @@ def guidance_told(checkpoint: Checkpoint, given: float | None, usual: float) -> 
 
 def _part(cls: Any, path: str, name: str, revision: str, dtype: torch.dtype) -> Any:
     if skeleton.active():
-        return skeleton.model_of_diffusers(cls, path, name, dtype)
+        return skeleton.model_of_diffusers(cls, path, name, dtype).eval().requires_grad_(False)
     part, found = cls.from_pretrained(path, subfolder=name, revision=revision, dtype=dtype, output_loading_info=True)
     refuse_missing(found["missing_keys"], f"{name}: ")
-    return part
+    return part.eval().requires_grad_(False)
 
 
 def add_lora(denoiser: Any, rank: int) -> None:

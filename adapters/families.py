@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from metabridge.adapters import skeleton
 from metabridge.adapters.cache import CacheLayout
+from metabridge.adapters.locate import refuse_missing
 from metabridge.bridge.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,24 @@ def model_class(config: Any, repo: str, trust_remote_code: bool = False) -> Any:
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in own:
         return transformers.AutoModelForCausalLM
     raise UserError(f"{repo}: a {config.model_type} cannot be a brain here: it is neither image-text-to-text nor a causal LM")
+
+
+def model_of(auto_class: Any, config: Any, path: str, revision: str, dtype: torch.dtype, weights: str, trust_remote_code: bool) -> Any:
+    """The model, with the checkpoint's weights, with random ones, or on the meta device."""
+    if weights not in ("pretrained", "random"):
+        raise UserError(f"brain.weights: {weights!r} given; it is one of: pretrained, random")
+    if skeleton.active():
+        return skeleton.model_of_transformers(auto_class, config, dtype, trust_remote_code)
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    if dtype == torch.float64:
+        options["experts_implementation"] = "eager"  # the grouped products of a mixture of experts know no float64
+    if weights == "pretrained":
+        model, found = auto_class.from_pretrained(path, revision=revision, output_loading_info=True, **options)
+        refuse_missing(found["missing_keys"])
+        return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same untrained brain every time
+        return auto_class.from_config(config, **options)
 
 
 def decoder_of(model: Any, repo: str = "this model") -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
@@ -78,6 +78,10 @@ class MllamaBrain(AutoBrain):
             with self._seeing(seen):
                 hidden.append(super().query(part, queries, taps))
         return torch.cat(hidden)[_order(parts)]
+
+    def blocks(self) -> list[nn.Module]:
+        """None: how often a layer runs depends on how many pictures the rows have."""
+        return []
 
     def _say(self, memory: Memory, max_new_tokens: int) -> tuple[list[list[int]], Memory]:
         parts: Parts = memory.cache

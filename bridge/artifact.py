@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.files import sync_folder, sync_tree
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.reading import plain
 from metabridge.bridge.recipe import Recipe
@@ -108,6 +109,7 @@ def copy_bridge(artifact: Artifact, folder: str | Path) -> None:
 
 
 def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    config = {**config, "content": content_hash(tensors)}
     fresh = folder.with_name(f".{folder.name}.new")
     try:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -115,6 +117,7 @@ def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor
         save_weights(tensors, fresh)
         (fresh / "bridge.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (fresh / "README.md").write_text(model_card(config), encoding="utf-8")
+        sync_tree(fresh)
         _swap(fresh, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -137,6 +140,8 @@ def read_artifact(folder: str | Path) -> Artifact:
             f"{folder}/bridge.json: not a bridge of format {FORMAT}, which this version reads; train it again or update metabridge"
         )
     _check_config(config, folder)
+    if "content" in config and config["content"] != content_hash(tensors):
+        raise UserError(f"{folder}: the weights are damaged, their hash is not that of bridge.json; copy or train the bridge again")
     return Artifact(folder, config, tensors)
 
 
@@ -279,4 +284,5 @@ def _swap(fresh: Path, folder: Path) -> None:
         shutil.rmtree(aside(folder), ignore_errors=True)
         folder.rename(aside(folder))
     fresh.rename(folder)
+    sync_folder(folder.parent)
     shutil.rmtree(aside(folder), ignore_errors=True)

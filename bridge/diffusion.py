@@ -87,7 +87,8 @@ class DiffusionHand(Hand):
             generator = torch.Generator().manual_seed(seed)
             sigmas.append(equations.sample_sigma(generator, objective))
             noises.append(torch.randn(latents.shape[1:], generator=generator))
-        return torch.stack(sigmas).to(latents).view(-1, 1, 1, 1), torch.stack(noises).to(latents)
+        sigma, noise = (torch.stack(drawn).to(latents, non_blocking=True) for drawn in (sigmas, noises))  # the host runs ahead
+        return sigma.view(-1, 1, 1, 1), noise
 
     def _targets(self, x0: Tensor, eps: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noisy latents, timestep [B] and target, by what the checkpoint predicts."""
@@ -95,6 +96,6 @@ class DiffusionHand(Hand):
             timestep = equations.TRAIN_TIMESTEPS * sigma.flatten()
             return equations.flow_noisy(x0, eps, sigma), timestep, equations.flow_target(x0, eps)
         timestep = (equations.TRAIN_TIMESTEPS * sigma.flatten()).long().clamp(max=equations.TRAIN_TIMESTEPS - 1)
-        alpha_bar = self.scheduler.alphas_cumprod.to(x0)[timestep].view(-1, 1, 1, 1)
+        alpha_bar = self.scheduler.alphas_cumprod.to(x0, non_blocking=True)[timestep].view(-1, 1, 1, 1)
         target = eps if self.prediction == "epsilon" else equations.v_target(x0, eps, alpha_bar)
         return equations.diffusion_noisy(x0, eps, alpha_bar), timestep, target

@@ -94,7 +94,7 @@ class Bridge(nn.Module):
 
     def loss(self, batch: Batch, latents: Tensor, condition: Condition) -> Tensor:
         """Loss of each row, [B], under its own condition or another."""
-        teacher, taught = self._teacher(batch)
+        teacher, taught = self._teacher(batch, condition)
         return self.hand.loss(latents, condition, self.objective, batch.noise_seeds, teacher, taught)
 
     def condition(self, inputs: Inputs) -> Condition:
@@ -115,14 +115,17 @@ class Bridge(nn.Module):
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         return {name: tensor for name, tensor in tensors.items() if name not in trained}
 
-    def _teacher(self, batch: Batch) -> tuple[Condition | None, Tensor | None]:
+    def _teacher(self, batch: Batch, own: Condition) -> tuple[Condition | None, Tensor | None]:
         """The hand's native conditioning of the captions, and the rows that have one."""
-        if not self.objective.distill or batch.captions is None or not any(caption is not None for caption in batch.captions):
+        if not self.objective.distill or batch.captions is None:
             return None, None
+        taught = torch.tensor([caption is not None for caption in batch.captions]).to(self.device, non_blocking=True)
+        if not any(caption is not None for caption in batch.captions):
+            return own, taught  # it counts for nothing, but processes that share a hand run it equally often
         teacher = batch.teacher or self.hand.describe([caption or "" for caption in batch.captions])
         if teacher is None:
             raise UserError("objective.distill: this hand has no text encoder to learn from; set objective.distill=0")
-        return teacher, torch.tensor([caption is not None for caption in batch.captions], device=self.device)
+        return teacher, taught
 
 
 def in_range(pixels: Tensor) -> Tensor:

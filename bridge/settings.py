@@ -36,7 +36,6 @@ class Objective:
     timesteps: str = setting("logit_normal", choices=("logit_normal", "uniform"))
     shift: float = setting(1.0, low=1e-3)
     latents: str = setting("mean", choices=("mean", "sample"))  # of a target: its mean, or a sample that stays the row's own
-    latents: str = setting("mean", choices=("mean", "sample"))  # of a target: its mean, or a sample that stays the row's own
     distill: float = setting(0.0, low=0, high=1)  # share of the loss whose target is the hand's own prediction
     drop_text: float = setting(0.1, low=0, high=1)  # share of rows whose prompt is read as ""
     drop_image: float = setting(0.0, low=0, high=1)  # share of rows whose pictures are not read
@@ -70,6 +69,7 @@ class Train:
     clip: float = setting(1.0, low=0)  # greatest norm of the gradient; 0 = no clipping
     ema: float = setting(0.999, low=0, high=0.999999)  # 0 = no EMA
     precision: str = setting("float32", choices=("float32", "bfloat16", "float64"))
+    shard: str = setting("none", choices=("none", "brain", "hand", "both"))  # frozen parts that are spread over the processes
     seed: int = setting(0, low=0, high=2**63 - 1)
     checkpoint_every: int = setting(500, low=0)  # 0 = at the end only
     keep: int = setting(2, low=1)  # checkpoints; older ones are removed

@@ -152,7 +152,7 @@ def _measured(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two evaluations the same: neither a name nor a place on a disk, nor the commit."""
     bridge = identity["bridge"]
     parts = {f"{part} fingerprint": bridge[part]["fingerprint"][:16] for part in ("brain", "hand")}
-    own = {"bridge fingerprint": bridge["fingerprint"][:16], **parts}
+    own = {"bridge fingerprint": bridge["fingerprint"][:16], **parts, "brain.quantize": bridge["brain"].get("quantize", "none")}
     benchmark = {f"benchmark {k}": v for k, v in identity["benchmark"].items() if k != "prompts"}
     prompts = {f"number of {kind} prompts": number for kind, number in identity["benchmark"]["prompts"].items()}
     return {**prompts, **benchmark, **own, **identity["generation"]}

@@ -20,19 +20,16 @@ from matplotlib.patches import Patch
 BRIDGES = ("#3b7ddd", "#17a398")  # the evaluated bridge, another one beside it
 BASELINE, IMPLICIT, THINK = "#9aa3ad", "#8fb4ec", "#e07b39"
 _INK = "#010203"  # written out as `currentColor`
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "metabridge",
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
+
+
+def style(ink: str) -> dict[Any, Any]:
+    """Of every figure: lines and text in one color."""
+    colored = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    plain = {"font.family": "sans-serif", "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False}
+    return plain | dict.fromkeys(colored, ink)
+
+
+_STYLE = style(_INK) | {"svg.fonttype": "none", "svg.hashsalt": "metabridge"}
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Job(Options):
 def bench_command(name: str, overrides: Sequence[str], options: Options, json_file: Path | None) -> None:
     from rich.console import Console
 
-    recipe = Recipe.load(recipes.find(name), overrides)
+    recipe = Recipe.load(recipes.find(name), overrides).runs()[-1]  # the last stage trains the most
     if options.attention not in ATTENTION:
         raise UserError(f"--attention: {options.attention!r} given; it is one of: {', '.join(ATTENTION)}")
     if json_file is not None and not json_file.absolute().parent.is_dir():

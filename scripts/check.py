@@ -14,8 +14,7 @@ from metabridge.bridge.recipe import Recipe
 from metabridge.training import recipes
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from metabridge.bridge.interfaces import Condition
     from metabridge.bridge.model import Bridge
     from metabridge.training.data import Mixture
 
@@ -23,7 +22,7 @@ ROWS = 4  # of the trial step
 PROMPTS = 8  # looked at for the conditioning
 
 
-def check_command(what: str, overrides: Sequence[str], shapes_only: bool = False) -> None:
+def check_command(what: str, overrides: Sequence[str], shapes_only: bool = False, processes: int = 1) -> None:
     console = Console(highlight=False)
     if recipes.is_file(what) or (what in recipes.names() and not Path(what).is_dir()):
         recipe = Recipe.load(recipes.find(what), overrides)
@@ -31,20 +30,22 @@ def check_command(what: str, overrides: Sequence[str], shapes_only: bool = False
         if shapes_only:
             from metabridge.scripts.check_shapes import shapes_report
 
-            shapes_report(recipe, console)
+            for run in recipe.runs():
+                shapes_report(run, console, processes)
             return
         from metabridge.adapters import assemble
         from metabridge.scripts.quiet import quiet
 
         quiet()
-        bridge = assemble(recipe)
+        for run in recipe.runs():
+            report(run, assemble(run), console, trained=False, processes=processes)
     else:
         if overrides:
             raise UserError(f"{overrides[0]}: a trained bridge has its settings already; give key=value with a recipe only")
         if shapes_only:
             raise UserError(f"--shapes-only: {what} is a bridge, with weights; give a recipe, or leave the option out")
         recipe, bridge = load_trained(what, console)
-    report(recipe, bridge, console)
+        report(recipe, bridge, console, trained=True, processes=processes)
 
 
 def load_trained(what: str, console: Console) -> tuple[Recipe, Bridge]:
@@ -58,19 +59,20 @@ def load_trained(what: str, console: Console) -> tuple[Recipe, Bridge]:
     return read_artifact(folder).recipe, load_pipeline(folder, name=what).bridge
 
 
-def report(recipe: Recipe, bridge: Bridge, console: Console) -> None:
+def report(recipe: Recipe, bridge: Bridge, console: Console, trained: bool, processes: int = 1) -> None:
     from metabridge.training.data import Mixture
     from metabridge.training.plan import memory_table, parameter_table
 
     mixture = Mixture(recipe, bridge.hand)
     console.print(recipe.dump(), markup=False, soft_wrap=True)
     console.print(parameter_table(bridge))
-    console.print(memory_table(recipe, bridge))
+    console.print(memory_table(recipe, bridge, processes))
     console.print(shape_table(bridge))
     if prompts := mixture.prompts(PROMPTS):
         console.print(conditioning_table(bridge, prompts))
     else:
         console.print("conditioning: not looked at, no row of the data comes without a picture")
+    console.print(listening(recipe, bridge, mixture, trained), soft_wrap=True, markup=False)
     loss = trial_step(bridge, mixture)
     console.print(
         f"a trial step on {ROWS} rows: loss {loss:.4f}; a gradient reaches everything that is trained, and nothing that is frozen"
@@ -100,23 +102,38 @@ def conditioning_table(bridge: Bridge, prompts: Sequence[str]) -> Table:
     with torch.no_grad():
         own = bridge.condition(bridge.brain.collate([Example(prompt) for prompt in prompts]))
         native = bridge.hand.describe(prompts)
-    table.add_row("this bridge", *diagnose(own.embeds, own.mask))
+    table.add_row("this bridge", *shown(own))
     if native is not None:
-        table.add_row("the hand's own text encoder", *diagnose(native.embeds, native.mask))
+        table.add_row("the hand's own text encoder", *shown(native))
     return table
 
 
-def diagnose(embeds: Tensor, mask: Tensor) -> tuple[str, str]:
-    """embeds [B, L, D], mask [B, L] -> RMS, and the share of it that is the difference between prompts."""
+def shown(condition: Condition) -> tuple[str, str]:
+    """RMS, and the share of it that is the difference between prompts."""
     import torch
 
-    if not bool(torch.isfinite(embeds).all()):
+    from metabridge.training.diagnostics import loudness, statistics
+
+    if not bool(torch.isfinite(condition.embeds).all()):
         raise UserError("conditioning: not finite; the brain's weights or dtype are damaged, load them in float32")
-    real = mask.bool()[..., None].to(embeds)
-    rms = ((embeds**2 * real).sum() / (real.sum() * embeds.shape[-1])).sqrt()
-    mean = (embeds * real).sum(1) / real.sum(1)  # [B, D]
-    spread = (mean - mean.mean(0)).pow(2).mean().sqrt() / rms
+    rms, spread = loudness(statistics(condition))
     return f"{rms:.3f}", f"{100 * spread:.1f} %"
+
+
+def listening(recipe: Recipe, bridge: Bridge, mixture: Mixture, trained: bool) -> str:
+    """Whether the hand draws what it is told; of a bridge that has been trained, with a warning."""
+    from metabridge.training.diagnostics import diagnose, fixed_pairs, warning
+    from metabridge.training.loader import Share
+
+    pairs = fixed_pairs(recipe, mixture, bridge, Share(ROWS, 1))
+    if pairs is None:
+        return "whether the hand listens: not looked at, the data has too few different prompts"
+    found = diagnose(bridge, pairs)
+    line = (
+        f"whether the hand listens, over {pairs.total} rows: shuffled against right prompts, the loss differs by {found.shuffle_gap:+.1%} "
+        f"of their sum (standard error {found.shuffle_error:.1%}); without a prompt, the prediction by {found.null_gap:.1%}"
+    )
+    return f"{line}\nwarning: {warning(found, recipe)}" if trained and found.ignored else line
 
 
 def trial_step(bridge: Bridge, mixture: Mixture) -> float:

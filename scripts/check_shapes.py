@@ -24,7 +24,7 @@ SIDE = 512  # pixels of the picture whose tokens are counted
 VALUES_ASKED = ("meta tensor", "device meta")  # in torch's words: for a number, or of a tensor that is made of numbers
 
 
-def shapes_report(recipe: Recipe, console: Console) -> None:
+def shapes_report(recipe: Recipe, console: Console, processes: int = 1) -> None:
     from metabridge.adapters import assemble
     from metabridge.adapters.skeleton import without_weights
     from metabridge.scripts.quiet import quiet
@@ -33,14 +33,14 @@ def shapes_report(recipe: Recipe, console: Console) -> None:
     quiet()
     undistilled = dataclasses.replace(recipe.objective, distill=0.0)  # a teacher is a text encoder, which is not built
     with without_weights():
-        bridge = assemble(dataclasses.replace(recipe, objective=undistilled), "meta", scale=1.0)
+        bridge = assemble(dataclasses.replace(recipe, objective=undistilled, init=None), "meta", scale=1.0)
         tokens = token_table(bridge)
     console.print(recipe.dump(), markup=False, soft_wrap=True)
     for name, part in (("brain", bridge.brain), ("hand", bridge.hand)):
         repo = part.identity["repo"]
         console.print(f"{name} {repo}: {origin(repo)}", markup=False, soft_wrap=True)
     console.print(parameter_table(bridge))
-    console.print(memory_table(recipe, bridge))
+    console.print(memory_table(recipe, bridge, processes))
     console.print(shape_table(bridge))
     console.print(tokens)
     unrun = run(bridge)

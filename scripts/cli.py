@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from metabridge.bridge.errors import UserError
+from metabridge.scripts.data import app as data_app
 
 
 class Commands(TyperGroup):
@@ -35,6 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(data_app, name="data")
+
 Quantize = Annotated[
     str | None,
     typer.Option("--quantize", metavar="none|int8|nf4", help="How the brain's weights are kept; as in training if not given."),
@@ -57,11 +60,14 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run folder; runs/<recipe> by default.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Processes on this machine.")] = 1,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on with a run whose settings were others; the old ones are kept beside.")
+    ] = False,
 ) -> None:
     """Train the queries and the connector of a recipe. To resume, run the same command again."""
     from metabridge.scripts.train import train_command
 
-    train_command(recipe, overrides or [], out, dry_run, processes)
+    train_command(recipe, overrides or [], out, dry_run, processes, accept_changes)
 
 
 @app.command()
@@ -114,11 +120,27 @@ def check(
     what: Annotated[str, typer.Argument(metavar="RECIPE|BRIDGE", help="A recipe file, a shipped name, or a run folder.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For a recipe.")] = None,
     shapes_only: Annotated[bool, typer.Option("--shapes-only", help="From configs alone: no weights, no download.")] = False,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Memory of each of so many.")] = 1,
 ) -> None:
     """Show what is trained, shapes, memory, and what the hand is told; refuse what does not fit."""
     from metabridge.scripts.check import check_command
 
-    check_command(what, overrides or [], shapes_only)
+    check_command(what, overrides or [], shapes_only, processes)
+
+
+@app.command()
+def plot(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    x: Annotated[str, typer.Option("--x", metavar="steps|seconds|rows", help="What the curves are drawn over.")] = "steps",
+    keys: Annotated[
+        str | None, typer.Option("--keys", metavar="KEY,...", help="As loss,validation_loss,score; what the runs hold if not given.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .png.")] = Path("plots.png"),
+) -> None:
+    """Draw loss and score curves of runs into one picture."""
+    from metabridge.scripts.plot import plot_command
+
+    plot_command(runs, out, x, keys)
 
 
 @app.command()
@@ -133,9 +155,17 @@ def bench(
     attention: Annotated[
         str, typer.Option("--attention", metavar="training|torch", help="Kernels: those that train takes, or torch's own choice.")
     ] = "training",
+    data: Annotated[
+        bool, typer.Option("--data", help="Measure how fast batches are made, beside Pillow's decoding alone; no step is run.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")] = None,
 ) -> None:
     """Measure a training step beside the full-sequence route: time, memory, the same gradient."""
+    if data:
+        from metabridge.scripts.bench_data import bench_data_command
+
+        bench_data_command(recipe, overrides or [], steps, json_file)
+        return
     from metabridge.scripts.bench import Options, bench_command
 
     options = Options(prompt_tokens=prompt_tokens, steps=steps, brain_only=brain_only, attention=attention)
@@ -144,7 +174,7 @@ def bench(
 
 @app.command()
 def ls(
-    kind: Annotated[str, typer.Argument(metavar="brains|hands|recipes|benchmarks")],
+    kind: Annotated[str, typer.Argument(metavar="brains|hands|recipes|benchmarks|data")],
     as_json: Annotated[bool, typer.Option("--json", help="A list of {name, status, reason}.")] = False,
 ) -> None:
     """List what exists."""

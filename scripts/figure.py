@@ -88,7 +88,7 @@ def scenes(path: Path) -> None:
 
 def loss(path: Path) -> None:
     """The loss of the shipped bridge by step."""
-    rows = read_metrics(find_bridge("flatland") / "log.jsonl")
+    rows = [row for row in read_metrics(find_bridge("flatland") / "log.jsonl") if "loss" in row]
     figure, axes = plt.subplots(figsize=(8, 3.2))
     axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], color="#2563eb", linewidth=1.2)
     axes.set(xlabel="step", ylabel="distillation loss", yscale="log", title="flatland, batch 64")

@@ -5,29 +5,38 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Any
 
 from metabridge.bridge.errors import UserError, unknown
 
-KINDS = ("brains", "hands", "recipes", "benchmarks")
+KINDS = ("brains", "hands", "recipes", "benchmarks", "data")
 
 
 def ls_command(kind: str, as_json: bool) -> None:
     if kind not in KINDS:
         raise UserError(unknown(kind, KINDS, "list"))
-    rows = {"brains": brains, "hands": hands, "recipes": recipes, "benchmarks": benchmarks}[kind]()
+    rows = {"brains": brains, "hands": hands, "recipes": recipes, "benchmarks": benchmarks, "data": data}[kind]()
     if as_json:
         print(json.dumps(rows, indent=2))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table()
+    table = Table(show_lines=kind == "data")
     table.add_column(kind.removesuffix("s"), style="bold", no_wrap=True)
-    table.add_column("status")
-    table.add_column("")
+    if kind != "data":
+        table.add_column("status")
+    table.add_column("", overflow="fold")
     for row in rows:
-        table.add_row(row["name"], row["status"], row["reason"])
+        table.add_row(*([row["name"], escape(about(row))] if kind == "data" else [row["name"], row["status"], row["reason"]]))
     Console(highlight=False).print(table)
+
+
+def about(row: dict[str, Any]) -> str:
+    """A kind of source in a line, a public set in several."""
+    facts = [f"{key}: {row[key]}" for key in ("rows", "size", "licence") if row[key]]
+    return "\n".join([row["reason"], *(["; ".join(facts)] if facts else []), *(f"- {note}" for note in row["notes"])])
 
 
 def brains() -> list[dict[str, str]]:
@@ -75,6 +84,24 @@ def benchmarks() -> list[dict[str, str]]:
 
     folder = files("metabridge.eval") / "benchmarks"
     return [{"name": name, "status": "available", "reason": headline(folder / f"{name}.py")} for name in names()]
+
+
+def data() -> list[dict[str, Any]]:
+    """Kinds of source, a file each, then the public sets that are known by name."""
+    from metabridge.training import presets
+
+    none: dict[str, Any] = {"licence": "", "rows": "", "size": "", "notes": []}
+    modules = sorted((files("metabridge.training") / "sources").iterdir(), key=lambda module: module.name)
+    named = {module.name[:-3]: module for module in modules if module.name.endswith(".py") and module.name != "__init__.py"}
+    kinds = [{"name": name, "status": "kind", "reason": headline(module)} | none for name, module in named.items()]
+    sets = []
+    for name in presets.names():
+        tree = presets.read(name)
+        told = [*([tree["warning"]] if "warning" in tree else []), *([tree["prepare"]] if "prepare" in tree else []), *tree["notes"]]
+        told += [f"not confirmed: {what}" for what in tree.get("unconfirmed", [])]
+        row = {"name": name, "status": "preset", "reason": tree["title"], "licence": tree["licence"], "rows": str(tree["rows"])}
+        sets.append(row | {"size": tree.get("size", ""), "notes": told, "url": tree["url"]})
+    return kinds + sets
 
 
 def headline(module: Traversable) -> str:

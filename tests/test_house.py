@@ -89,7 +89,7 @@ def test_the_wheel_holds_every_file(tmp_path: Path) -> None:
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "wandb", "datasets", "matplotlib", "scipy"}
 
 
-@pytest.mark.parametrize("command", ["--help", "train --help", "ls brains", "ls hands --json", "ls recipes", "ls benchmarks"])
+@pytest.mark.parametrize("command", ["--help", "train --help", "ls brains", "ls hands --json", "ls recipes", "ls benchmarks", "ls data"])
 def test_answers_before_anything_heavy_is_imported(command: str) -> None:
     assert heavy_after(command, 0) == "heavy: []"
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,9 @@ class SourceCache:
         self.feed, self.mode = feed, mode
         self.shards = -(-sum(feed.table.blocks) // SHARD)
 
+    def rows(self, shard: int) -> range:
+        return range(shard * SHARD, min((shard + 1) * SHARD, sum(self.feed.table.blocks)))
+
     def latents(self, index: int, shape: tuple[int, int, int]) -> Tensor | None:
         """[C, h, w] of a row, where they are there and of that shape."""
         tensor = self.latents_of.read(index // SHARD, [str(index)]).get(str(index))
@@ -95,6 +100,10 @@ class SourceCache:
         if f"{key}.embeds" not in found:
             return None
         return Condition(found[f"{key}.embeds"][None], found[f"{key}.mask"][None], _row(found.get(f"{key}.pooled")))
+
+    def kept(self) -> int:
+        """Rows whose latents are there."""
+        return sum(len(found[1]) for shard in range(self.shards) if (found := _open(self.latents_of.path(shard))) is not None)
 
     def seed(self, index: int) -> int:
         """Of the noise with which latents are sampled: the row's own, the same in every epoch."""
@@ -121,7 +130,7 @@ def fill(
     """Work out the shards that are missing; after each, the number of its rows. Rows that cannot be used are left out."""
     about = cache.latents_of.folder / "about.json"
     for shard in shards:
-        rows = range(shard * SHARD, min((shard + 1) * SHARD, sum(cache.feed.table.blocks)))
+        rows = cache.rows(shard)
         raws = dict(_readable(cache, rows))
         if not cache.latents_of.path(shard).exists():
             cache.latents_of.write(shard, dict(_latents(cache, hand, frames, raws, device, batch)))
@@ -155,18 +164,23 @@ def _latents(
         for (index, _), latents in zip(rows, hand.encode(pixels, seeds).cpu(), strict=True):
             yield str(index), latents.clone()
 
-    for index, raw in raws.items():
-        if (found := cache.feed.schema.target_size(raw)) is None:
-            continue
-        size = frames.nearest(*found)
+    def prepared(row: tuple[int, Raw]) -> tuple[int, Size, Tensor] | None:
+        index, raw = row
         try:
-            target = cache.feed.schema.example(raw, 0.0).target
-            pixels = torch.from_numpy(frames.fit(target, size).copy()).permute(2, 0, 1)  # type: ignore[arg-type]
+            if (found := cache.feed.schema.target_size(raw)) is None:
+                return None
+            size, target = frames.nearest(*found), cache.feed.schema.example(raw, 0.0).target
+            return index, size, torch.from_numpy(frames.fit(target, size).copy()).permute(2, 0, 1)  # type: ignore[arg-type]
         except BadRow:
-            continue
-        waiting.setdefault(size, []).append((index, pixels))
-        if len(waiting[size]) == batch:
-            yield from flush(size)
+            return None
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without holding the interpreter
+        for row in pool.map(prepared, raws.items()):
+            if row is not None:
+                index, size, pixels = row
+                waiting.setdefault(size, []).append((index, pixels))
+                if len(waiting[size]) == batch:
+                    yield from flush(size)
     for size in list(waiting):
         yield from flush(size)
 

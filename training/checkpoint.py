@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
@@ -31,13 +30,15 @@ class Checkpoint:
     seconds: float  # spent in training so far
     loss: float  # of the last good step
     base: dict[str, dict[str, str]]  # identity of brain and hand
+    data: dict[str, Any]  # bad rows so far, and where streams stand; what comes next is a function of the step
 
 
 class Digesting:
     """A file for torch.save that takes the digest on the way. Torch's own writer turns a full disk into an error without its cause."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.digest, self.failed = file, hashlib.sha256(), None
+        self.file, self.digest = file, hashlib.sha256()
+        self.failed: OSError | None = None
 
     def write(self, data: memoryview) -> int:
         self.digest.update(data)
@@ -45,7 +46,7 @@ class Digesting:
             if self.failed is None:
                 self.file.write(data)
         except OSError as error:
-            self.failed: OSError | None = error
+            self.failed = error
         return len(data)
 
     def flush(self) -> None:
@@ -54,7 +55,7 @@ class Digesting:
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     """Write it, then remove what is older than the newest `keep`; the one that the guard would go back to stays."""
-    path = folder / f"step-{checkpoint.step:06d}.pt"
+    path = path_of(folder, checkpoint.step)
     folder.mkdir(parents=True, exist_ok=True)
     with whole(path) as file:
         digesting = Digesting(file)
@@ -68,11 +69,15 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     return path
 
 
-def paths(folder: Path) -> Sequence[Path]:
+def paths(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     if not os.path.isdir(folder):  # also where its name is too long to be asked for
         return []
     return sorted(folder.glob("step-*.pt"), key=step_of)
+
+
+def path_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}.pt"
 
 
 def step_of(path: Path) -> int:
@@ -102,13 +107,14 @@ def set_aside_damaged(folder: Path) -> list[str]:
     return [f"{path}: damaged, its checksum is wrong; put aside as {path.name}.damaged, {found[-1].name} is taken" for path in damaged]
 
 
-def read(path: Path, device: torch.device) -> Checkpoint:
-    state = torch.load(path, map_location=device, weights_only=True)
+def read(path: Path) -> Checkpoint:
+    """Onto the CPU, from where its tensors are copied into those that train."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
     try:
         return Checkpoint(**state)
     except TypeError as error:
         raise UserError(f"{path}: written by another version of metabridge; finish the run with that one, or give another --out") from error
 
 
-def latest(folder: Path, device: torch.device) -> Checkpoint | None:
-    return read(found[-1], device) if (found := paths(folder)) else None
+def latest(folder: Path) -> Checkpoint | None:
+    return read(found[-1]) if (found := paths(folder)) else None

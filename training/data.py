@@ -180,8 +180,10 @@ class Mixture:
         if not isinstance(self.feeds[source], Made):  # which makes its own thoughts
             example = thoughtful(example, objective.think, random.Random(mix(seed, 1)))
         example = drop(example, objective, u)
-        caption = (example.caption or example.thought or example.prompt) if self.sources[source].task == "t2i" else None
-        return dataclasses.replace(drawn, example=example, caption=caption)
+        return dataclasses.replace(drawn, example=example, caption=self._told(source, example))
+
+    def _told(self, source: int, example: Example) -> str | None:
+        return (example.caption or example.thought or example.prompt) if self.sources[source].task == "t2i" else None
 
     def _known(self, source: int, number: int, attempt: int, size: Size, example: Example) -> Drawn | None:
         """The row with latents that were worked out before."""
@@ -195,7 +197,7 @@ class Mixture:
         if example.target is None:
             raise BadRow("no target picture")
         pixels = self.frames.fit(example.target, size)
-        return Drawn(opened(example), example.prompt if self.sources[source].task == "t2i" else None, pixels)
+        return Drawn(opened(example), self._told(source, example), pixels)
 
 
 def opened(example: Example) -> Example:

@@ -1,4 +1,4 @@
-"""Rows that are looked at again and again during a run: read once, with the same noise and timesteps each time, divided over the processes."""
+"""Rows that are looked at again and again: read once, with the same noise and timesteps each time, divided over the processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from metabridge.bridge.model import Batch
 from metabridge.bridge.objective import sample_sigma, shift_sigma
 from metabridge.bridge.settings import Objective
 from metabridge.training.data import Drawn
-from metabridge.training.loader import Share
+from metabridge.training.loader import Share, stack
 from metabridge.training.seeds import row_seed
 
 BANDS = 4  # of timesteps: quarters of what the training draws, from little noise to much
@@ -55,7 +54,7 @@ def fix(
 def make_batch(rows: list[Drawn], seeds: list[int], collate: Collate) -> Batch:
     return Batch(
         inputs=collate([row.example for row in rows]),
-        pixels=torch.from_numpy(np.stack([row.pixels for row in rows])).permute(0, 3, 1, 2),
+        pixels=stack([row.pixels for row in rows if row.pixels is not None]),
         noise_seeds=tuple(seeds),
         captions=tuple(row.caption for row in rows),
     )

@@ -54,10 +54,6 @@ class Guard:
             return f"the norm of the gradient is {norm:.3g}, {norm / usual:.0f} times the usual {usual:.3g}"
         return None
 
-    def gives_up(self) -> bool:
-        """Whether going back is of no use: there is nowhere to go, or it was tried often enough."""
-        return self.anchor is None or self.rollbacks_in_row >= ROLLBACKS
-
     def rolled_back(self) -> None:
         self.rollbacks += 1
         self.rollbacks_in_row += 1

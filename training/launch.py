@@ -49,8 +49,10 @@ def launch(arguments: Sequence[str], processes: int, cuda: bool) -> int:
                     start_new_session=True,  # a Ctrl-C comes through us, once
                 )
             )
-        stack.enter_context(forwarded(children))
-        failed = watch(children)
+        received = stack.enter_context(forwarded(children))
+        failed = watch(children, received)
+        if received.count(signal.SIGINT) > 1:
+            return 130
         if not failed:
             return 0
         rank = 0 if children[0].returncode > 0 else failed[0]
@@ -60,13 +62,16 @@ def launch(arguments: Sequence[str], processes: int, cuda: bool) -> int:
         return abs(children[rank].returncode)
 
 
-def watch(children: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-    """Wait for all, and end those that still run a moment after another has failed. The ranks that failed, in that order."""
+def watch(children: Sequence[subprocess.Popen[bytes]], received: Sequence[int]) -> list[int]:
+    """Wait for all, and end those that still run a moment after another has failed, or after a second Ctrl-C.
+
+    The ranks that failed, in that order.
+    """
     failed: list[int] = []
     deadline = float("inf")
     while None in [child.poll() for child in children]:
         failed += [rank for rank, child in enumerate(children) if child.returncode and rank not in failed]
-        if failed and deadline == float("inf"):
+        if (failed or received.count(signal.SIGINT) > 1) and deadline == float("inf"):
             deadline = time.monotonic() + GRACE
         if time.monotonic() > deadline:
             for child in children:
@@ -77,17 +82,19 @@ def watch(children: Sequence[subprocess.Popen[bytes]]) -> list[int]:
 
 
 @contextmanager
-def forwarded(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to every child; each saves and ends by itself."""
+def forwarded(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM go to every child; each saves and ends by itself. Yields the list of what came."""
+    received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

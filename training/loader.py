@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Collate, Condition
@@ -56,6 +56,10 @@ class Loaded:
     skipped: tuple[Skipped, ...]
     cursors: Mapping[int, Mapping[str, Any]]  # of the streams among the sources, where a resume may begin
 
+    def shared(self) -> Loaded:
+        """In memory that another process can map. DataLoader's own thread would do it, and abort a worker that ends meanwhile."""
+        return Loaded(self.batch.apply(lambda tensor: tensor.share_memory_()), self.skipped, self.cursors)
+
     def pin_memory(self) -> Loaded:
         """Asked for by DataLoader, so that the copy to the GPU runs beside it."""
         return Loaded(self.batch.apply(lambda tensor: tensor.pin_memory()), self.skipped, self.cursors)
@@ -94,7 +98,8 @@ class Batches(Dataset[Loaded]):
     def __getitem__(self, number: int) -> Loaded | UserError:
         step, micro = divmod(number, self.share.grad_accum)
         try:
-            return load(self.mixture, self.collate, step, self.share.rows(micro))
+            loaded = load(self.mixture, self.collate, step, self.share.rows(micro))
+            return loaded if get_worker_info() is None else loaded.shared()
         except UserError as error:  # which a worker would wrap in its traceback
             return error
 

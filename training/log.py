@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ class RunLog:
         self.before = seconds  # spent by earlier runs of the same folder
         self.validation = ""  # what the bar says of it
         self.start = time.monotonic()
+        self.paused = 0.0  # seconds since then in which something else than a step was done
         self.console = Console(quiet=not main, highlight=False)
         self.wandb: Any = None
         self.progress = Progress(
@@ -60,25 +64,25 @@ class RunLog:
     def say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False)
 
-    def step(self, step: int, loss: float | None, grad_norm: float, lr: float, skipped: int = 0, rollbacks: int = 0) -> None:
+    def step(self, step: int, loss: float | None, grad_norm: float, lr: float, **counts: int) -> None:
         """After every step: the bar; every `log.every` steps, and at the last, a line with the mean loss since the line before.
 
-        `loss` is None where the step was skipped; `skipped` and `rollbacks` count from the start of the run.
+        `loss` is None where the step was skipped; `counts` (skipped, rollbacks, bad_rows) are from the start of the run.
         """
         every, last = self.recipe.log.every, step == self.recipe.train.steps
         if not every:
             self.window.clear()  # no line is due: the bar shows the last loss
         if loss is not None:
             self.window.append(loss)
-        rate = (step - self.first) / max(1e-9, time.monotonic() - self.start)
+        spent = max(1e-9, time.monotonic() - self.start)
+        rate = (step - self.first) / max(1e-9, spent - self.paused)
         mean = sum(self.window) / len(self.window) if self.window else None
-        counts = {name: count for name, count in (("skipped", skipped), ("rollbacks", rollbacks)) if count}
         numbers = "  ".join(
             [
                 "loss -" if mean is None else f"loss {mean:.4f}",
                 f"grad norm {grad_norm:.3f}",
                 *([self.validation] if self.validation else []),
-                *(f"{count} {name}" for name, count in counts.items()),
+                *(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()),
                 f"{rate:.2f} steps/s",
             ]
         )
@@ -86,11 +90,21 @@ class RunLog:
         if not every or (step % every and not last):
             return
         throughput = round(rate * self.recipe.train.batch_size, 2)
-        self.record(step, {"loss": mean, "grad_norm": grad_norm, "lr": lr, **counts}, rows_per_second=throughput)
+        row = {"loss": mean, "grad_norm": grad_norm if math.isfinite(grad_norm) else None, "lr": lr, **counts}
+        self.record(step, row, rows_per_second=throughput)
         self.window.clear()
         if self.progress.disable and (last or self.lines_due(step)):
-            left = (self.recipe.train.steps - step) / rate
+            left = (self.recipe.train.steps - step) * spent / (step - self.first)  # with what comes between the steps
             self.say(f"{self.recipe.name} {step}/{self.recipe.train.steps}  {numbers}  ETA {left:.0f} s")
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Around what is measured or drawn between two steps: no part of the training's rate."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.paused += time.monotonic() - start
 
     def record(self, step: int, values: Mapping[str, float | None], **last: float) -> None:
         """A line of metrics.jsonl, and the same to wandb. What was measured beside the training has lines of its own."""
@@ -131,7 +145,7 @@ class RunLog:
         mode, path = self.recipe.log.wandb, self.out / "wandb/run-id"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            write_whole(path, wandb.util.generate_id().encode())
+            write_whole(path, secrets.token_hex(4).encode())
         run = wandb.init(
             project="metabridge",
             name=self.recipe.name,

@@ -22,9 +22,10 @@ USUAL = {  # names under which public sets keep a field, looked for in this orde
     "images": ("images", "input_images", "input_image", "source_images", "source_image"),
     "target": ("target", "output_image", "target_image", "image", "jpg", "png", "webp", "jpeg"),
     "thought": ("thought",),
-    "caption": (),
+    "caption": ("native_caption",),
     "history": ("history",),
 }
+ORIENTATION = 0x0112  # of EXIF
 LITERAL = "="  # `map: {prompt: "=Keep the picture."}` is this text for every row
 
 
@@ -160,18 +161,19 @@ def decoded(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Im
     try:
         if size is not None and image.format == "JPEG":
             image.draft("RGB", (max(size),) * 2)  # either way up
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ORIENTATION, 1) != 1:  # every copy that is not made is a third of a JPEG's decoding
+            image = ImageOps.exif_transpose(image)
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image.load()
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     except UNREADABLE as error:
         raise BadRow(f"a picture cannot be decoded ({_said(error)})") from error
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height as it is looked at, without decoding."""
-    sideways = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    sideways = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     return image.size[::-1] if sideways else image.size
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -37,6 +37,14 @@ class Stop:
             raise KeyboardInterrupt
         self.number = number
 
+    @property
+    def interrupted(self) -> bool:
+        return self.number == signal.SIGINT
+
+    @property
+    def terminated(self) -> bool:
+        return self.number == signal.SIGTERM
+
     def agree(self, interrupted: bool, terminated: bool) -> bool:
         """What the processes have told each other; whether the run is to end with this step."""
         if interrupted or terminated:
@@ -44,17 +52,15 @@ class Stop:
         return interrupted or terminated
 
     def check(self, *_: object) -> None:
-        """A place where work on the side can be left, as a pipeline's callback_on_step_end. Never between processes that wait for each other."""
+        """A place where work on the side can be left, as a callback_on_step_end. Never where processes wait for each other."""
         if self:
             raise Stopped
 
     @contextmanager
     def side(self) -> Iterator[None]:
         """Around such work: a check() that finds a signal ends it, and the loop goes on to save."""
-        try:
+        with suppress(Stopped):
             yield
-        except Stopped:
-            pass
 
     @property
     def code(self) -> int:

@@ -6,158 +6,219 @@ Run folder: recipe.yaml, metrics.jsonl, samples/, checkpoints/, bridge/ (the art
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env
-from torch.nn.parallel import DistributedDataParallel
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from metabridge.bridge.artifact import save_bridge
 from metabridge.bridge.attention import fastest_attention
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.model import Bridge
-from metabridge.bridge.pipeline import BridgePipeline, as_examples
+from metabridge.bridge.pipeline import BridgePipeline
 from metabridge.bridge.recipe import Recipe
-from metabridge.bridge.sheet import compose, shown
+from metabridge.training import bad_rows as bad
 from metabridge.training import checkpoint as checkpoints
-from metabridge.training.checkpoint import Checkpoint
+from metabridge.training.bad_rows import BadRows
 from metabridge.training.data import Mixture
-from metabridge.training.loader import Share, batches
+from metabridge.training.learner import Learner
+from metabridge.training.loader import Loaded, Share, batches
 from metabridge.training.log import RunLog
-from metabridge.training.optim import EMA, adamw, learning_rate, swapped
-from metabridge.training.precision import usable
-from metabridge.training.run_folder import bridge_steps, claim, disk, resume
+from metabridge.training.optim import learning_rate, swapped
+from metabridge.training.run_folder import Identities, bridge_steps, claimed, disk, kept, resume, roll_back
+from metabridge.training.samples import draw_sheet, save_sheet, sheet_prompts
 from metabridge.training.seeds import row_seed
 from metabridge.training.stop import Stop
+from metabridge.training.topology import Topology, join
+from metabridge.training.watch import Benchmark, Watch
 
 Callback = Callable[[int, Bridge], None]  # called on every process after a step, with the number of steps done
-SHEET = 8  # drawings on a sample sheet
 
 
-def train(recipe: Recipe, bridge: Bridge, out: Path, callbacks: Sequence[Callback] = ()) -> int:
-    """Train what the recipe trains, from the newest checkpoint on. Returns the steps done: fewer than asked for after Ctrl-C."""
+def train(
+    recipe: Recipe,
+    bridge: Bridge,
+    out: Path,
+    callbacks: Sequence[Callback] = (),
+    stop: Stop | None = None,
+    accept_changes: bool = False,
+    benchmark: Benchmark | None = None,
+) -> int:
+    """Train what the recipe trains, from the newest checkpoint on. Returns the steps done: fewer than asked for after a signal.
+
+    `stop`, if given, knows afterwards which signal that was. `accept_changes`: go on with other settings than the folder's run had.
+    `benchmark`: what log.benchmark asks for.
+    """
+    assert not recipe.stages, "train_stages trains them"
     settings = recipe.train
-    # the first PartialState decides for the whole process, so it is asked for as Accelerator would
-    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
-    precision = usable(settings.precision, device)
-    accelerator = Accelerator(mixed_precision="bf16" if precision == "bfloat16" else "no")
-    main = accelerator.is_main_process
-    mixture = Mixture(recipe, bridge.hand)
-    share = Share(settings.batch_size, settings.grad_accum, accelerator.process_index, accelerator.num_processes)
-    bridge.to(accelerator.device)
-    if precision == "float64":
-        bridge.double()
-    prompts = sheet_prompts(recipe, bridge, mixture)
-    with disk(out):
-        if main:
-            claim(recipe, out)
-        accelerator.wait_for_everyone()
+    with disk(out), set_up(recipe, bridge, out, Stop() if stop is None else stop, accept_changes, benchmark) as run:
+        learner, guard, log = run.learner, run.learner.guard, run.log
+        for step in range(run.done, settings.steps):
+            torch.manual_seed(row_seed(settings.seed, step, run.accelerator.process_index, "step"))
+            mean_loss = gradient(run)
+            norm = nn.utils.clip_grad_norm_(learner.weights.values(), settings.clip or math.inf)
+            loss, grad_norm, ends = agree(run, mean_loss, norm)
 
-    weights = bridge.trained()
-    optimizer = adamw(bridge, settings)
-    ema = EMA(weights, settings.ema) if settings.ema else None
-    averaged = ema.weights if ema else None
-    base = {"brain": bridge.brain.identity, "hand": bridge.hand.identity}
-    state = resume(out, base, weights, optimizer, ema, accelerator.device)
-    first, window, seconds = (state.step, state.window, state.seconds) if state else (0, [], 0.0)
-    # DDP would otherwise send the frozen gigabytes from the first process to all others, and their buffers at every step
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(bridge, bridge.frozen().keys())
-    model = accelerator.prepare_model(bridge)  # DDP where there are several processes; it hooks forward() alone
-    pipeline = BridgePipeline(bridge, recipe.name)
-    log = RunLog(recipe, out, first, main, window, seconds)
-    stream = batches(mixture, bridge.brain.collate, share, first, settings.steps, mixture.workers(accelerator.num_processes))
+            run.done = step + 1
+            wrong = guard.judge(loss, grad_norm, settings)
+            if wrong is None:
+                learner.update(step)
+                run.loss = loss
+            else:
+                log.say(f"step {run.done}: {wrong} (loss {loss:.4g}); skipped")
+                if guard.skipped_in_row == settings.max_skips:
+                    log.say(roll_back(out, learner, wrong, run.done))
+            rate = learning_rate(settings, step, settings.lr)
+            log.step(run.done, loss if wrong is None else None, grad_norm, rate, **guard.counts, **run.bad_rows.counts)
 
-    done = first
-    with disk(out), Stop() as stop, log, closing(stream):
-        if precision != settings.precision:
-            log.say(f"train.precision: this CPU only emulates {settings.precision}, which takes longer than {precision}; using {precision}")
-        if first:
-            log.say(f"{out}: {'finished already at' if first >= settings.steps else 'going on from'} step {first}")
-        if main and state and first >= settings.steps and bridge_steps(out) != first:
-            save_bridge(bridge, out / "bridge", recipe, metrics(first, state.loss, state.seconds), averaged)
-            log.say(f"{out}/bridge: was not that of step {first}; written again from the checkpoint")
-        for step in range(first, settings.steps):
-            torch.manual_seed(row_seed(settings.seed, step, accelerator.process_index, "step"))
-            optimizer.zero_grad(set_to_none=True)
-            loss_sum = torch.zeros((), device=accelerator.device)
-            for micro in range(settings.grad_accum):
-                loaded = next(stream)
-                with nullcontext() if micro == settings.grad_accum - 1 else accelerator.no_sync(model):
-                    with fastest_attention(accelerator.device):
-                        loss = model(loaded.batch).mean() / settings.grad_accum
-                    accelerator.backward(loss)
-                loss_sum += loss.detach()
-
-            grad_norm = float(torch.nn.utils.clip_grad_norm_(weights.values(), settings.clip or math.inf))
-            mean_loss, asked = accelerator.reduce(torch.stack([loss_sum, loss_sum.new_tensor(float(bool(stop)))]), "mean").tolist()
-            if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
-                raise UserError(diverged(step + 1, mean_loss, grad_norm, out))
-            lr = learning_rate(settings, step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            if ema:
-                ema.update(weights, step)
-
-            done = step + 1
-            last = done == settings.steps or asked > 0
-            log.step(done, mean_loss, grad_norm, lr)
-            if main and due(done, settings.checkpoint_every, last, off=last):
-                # the checkpoint comes last of the two: what it calls done has its bridge
-                spent = log.seconds
-                save_bridge(bridge, out / "bridge", recipe, metrics(done, mean_loss, spent), averaged)
-                kept = Checkpoint(done, weights, optimizer.state_dict(), averaged, log.window, spent, mean_loss, base)
-                checkpoints.save(out / "checkpoints", kept)
-            if main and due(done, recipe.log.sample_every, done == settings.steps):
-                with swapped(weights, averaged):
-                    log.picture(draw_sheet(pipeline, prompts, settings.seed, out, done), done)
+            run.watch(run.done, log, run.pipeline, run.stop)
+            last = run.done == settings.steps or ends
+            save(run, last, good=wrong is None)
+            if run.topology.draws and due(run.done, recipe.log.sample_every, run.done == settings.steps):
+                with swapped(learner.weights, learner.averaged), run.stop.side():
+                    images = draw_sheet(run.pipeline, run.prompts, settings.seed, run.topology.check(run.stop))
+                    if run.main:
+                        log.picture(save_sheet(images, run.pipeline, run.prompts, out, run.done), run.done)
             for callback in callbacks:
-                callback(done, bridge)
+                with run.stop.side():
+                    callback(run.done, bridge)
             if last:
                 break
-    accelerator.wait_for_everyone()
-    return done
+    run.accelerator.wait_for_everyone()
+    return run.done
 
 
-def due(step: int, every: int, last: bool, off: bool = False) -> bool:
-    """Every `every` steps and at the last; where `every` is 0, as `off` says."""
-    return last or step % every == 0 if every else off
+@dataclass
+class Run:
+    """What the loop works with."""
+
+    recipe: Recipe
+    bridge: Bridge
+    out: Path
+    topology: Topology
+    model: nn.Module  # the bridge, in DDP where there are several processes
+    learner: Learner
+    stream: Iterator[Loaded]
+    bad_rows: BadRows
+    cursors: Mapping[int, Mapping[str, Any]]  # where streams among the sources stand
+    log: RunLog
+    pipeline: BridgePipeline
+    prompts: Sequence[str]  # of the sample sheets
+    watch: Watch
+    stop: Stop
+    base: Identities
+    done: int  # steps
+    loss: float  # of the last good step
+    owed: bool = False  # a checkpoint that was due at a step which was skipped
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return self.topology.accelerator
+
+    @property
+    def main(self) -> bool:
+        return self.accelerator.is_main_process
 
 
-def metrics(step: int, loss: float, seconds: float) -> dict[str, float]:
+@contextmanager
+def set_up(recipe: Recipe, bridge: Bridge, out: Path, stop: Stop, accept_changes: bool, benchmark: Benchmark | None) -> Iterator[Run]:
+    """Everything that precedes the first step: what can be refused is refused here."""
+    settings = recipe.train
+    topology = join(recipe)
+    accelerator = topology.accelerator
+    main, processes = accelerator.is_main_process, accelerator.num_processes
+    mixture = Mixture(recipe, bridge.hand)
+    share = Share(settings.batch_size, settings.grad_accum, accelerator.process_index, processes)
+    topology.place(bridge)
+    prompts = sheet_prompts(recipe, bridge, mixture)
+    learner = Learner(bridge, settings)
+    watch = Watch(recipe, bridge, mixture, share, accelerator, learner, benchmark)
+    base = {"brain": bridge.brain.identity, "hand": bridge.hand.identity} | ({"init": bridge.init} if bridge.init else {})
+
+    with claimed(recipe, out, main, accept_changes) as found:
+        accelerator.wait_for_everyone()  # until the first has looked through the folder
+        state = resume(out, base, learner)
+        first, window, seconds, loss = (state.step, state.window, state.seconds, state.loss) if state else (0, [], 0.0, math.nan)
+        if main:
+            bad.rewind(out, first)
+        model = topology.wrap(bridge)
+        mixture.begin(state.data["cursors"] if state else {})
+        bad_rows = BadRows(out, settings, [source.source for source in mixture.sources], state.data["bad_rows"] if state else 0)
+        stream = batches(mixture, bridge.brain.collate, share, first, settings.steps, mixture.workers(processes))
+        log = RunLog(recipe, out, first, main, window, seconds)
+        pipeline = BridgePipeline(bridge, recipe.name)
+        with stop, log, closing(stream):
+            for line in (*topology.said, *found):
+                log.say(line)
+            if first:
+                log.say(f"{out}: {'finished already at' if first >= settings.steps else 'going on from'} step {first}")
+            if main and state and first >= settings.steps and bridge_steps(out) != first:
+                save_bridge(bridge, out / "bridge", recipe, metrics(first, loss, seconds), learner.averaged)
+                log.say(f"{out}/bridge: was not that of step {first}; written again from the checkpoint")
+            yield Run(
+                *(recipe, bridge, out, topology, model, learner, stream, bad_rows, {}, log, pipeline, prompts, watch, stop, base),
+                done=first,
+                loss=loss,
+            )
+
+
+def gradient(run: Run) -> Tensor:
+    """Forward and backward over the micro-batches of a step; with the last, gradients become the mean over the processes. Mean loss."""
+    parts = run.recipe.train.grad_accum
+    run.learner.optimizer.zero_grad(set_to_none=True)
+    loss_sum = torch.zeros((), device=run.accelerator.device)
+    for micro in range(parts):
+        loaded = next(run.stream)
+        run.cursors = loaded.cursors
+        run.bad_rows.note(run.done + 1, loaded.skipped)
+        alone = nullcontext() if micro == parts - 1 else run.accelerator.no_sync(run.model)
+        with alone, fastest_attention(run.accelerator.device):  # for backward too, which runs checkpointed blocks again
+            loss = run.model(loaded.batch).mean() / parts
+            run.accelerator.backward(loss)
+        loss_sum += loss.detach()
+    return loss_sum
+
+
+def agree(run: Run, loss: Tensor, norm: Tensor) -> tuple[float, float, bool]:
+    """Loss, norm and whether to stop, the same on every process. The one place where a step waits for the device."""
+    own = [loss.new_full((), number) for number in (run.stop.interrupted, run.stop.terminated, run.bad_rows.met)]
+    told = run.accelerator.reduce(torch.stack([loss, norm.to(loss), *own]), "mean")
+    loss_mean, norm_mean, interrupted, terminated, bad = told.tolist()
+    run.bad_rows.settle(run.done + 1, round(bad * run.accelerator.num_processes))
+    return loss_mean, norm_mean, run.stop.agree(interrupted > 0, terminated > 0)
+
+
+def save(run: Run, last: bool, good: bool) -> None:
+    """Bridge and checkpoint where they are due. The checkpoint comes last: what it calls done has its bridge."""
+    settings, learner = run.recipe.train, run.learner
+    ended = run.done == settings.steps
+    run.owed = run.owed or ended or due(run.done, settings.checkpoint_every, ended)
+    sound = (last or (run.owed and good)) and learner.is_finite()
+    if last and not sound:
+        raise UserError(f"step {run.done}: weights are infinite or NaN, so they are not saved; {kept(run.out)}; lower train.lr")
+    if not sound:
+        return
+    if run.owed and good:  # the step to go back to, the same in a run that was never stopped
+        run.owed, learner.guard.anchor = False, run.done
+    if run.main:
+        spent = run.log.seconds
+        save_bridge(run.bridge, run.out / "bridge", run.recipe, metrics(run.done, run.loss, spent), learner.averaged)
+        checkpoint = learner.checkpoint(
+            run.done, run.loss, run.log.window, spent, run.base, {"bad_rows": run.bad_rows.total, "cursors": run.cursors}
+        )
+        checkpoints.save(run.out / "checkpoints", checkpoint, settings.keep)
+
+
+def due(step: int, every: int, last: bool) -> bool:
+    """Every `every` steps and at the last; 0 = never."""
+    return every > 0 and (last or step % every == 0)
+
+
+def metrics(step: int, loss: float, seconds: float) -> dict[str, float | None]:
     """What bridge.json says of the training."""
-    return {"steps": step, "loss": loss, "seconds": round(seconds, 1)}
-
-
-def diverged(step: int, loss: float, grad_norm: float, out: Path) -> str:
-    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {grad_norm}"
-    kept = checkpoints.paths(out / "checkpoints")
-    return f"step {step}: {what}; {f'{kept[-1]} is kept' if kept else 'there was no checkpoint yet'}; lower train.lr or train.clip"
-
-
-def sheet_prompts(recipe: Recipe, bridge: Bridge, mixture: Mixture) -> list[str]:
-    """The prompts of the sample sheets, read once so that a bad one is heard of before the training and not in the middle of it."""
-    if not recipe.log.sample_every:
-        return []
-    prompts = list(recipe.log.prompts) or mixture.prompts(SHEET)
-    if not prompts:
-        raise UserError("log.prompts: none given, and the data has no prompt without a picture; give some, or set log.sample_every=0")
-    try:
-        with torch.no_grad():
-            bridge.condition(bridge.brain.collate(as_examples(prompts, None)))
-    except UserError as error:
-        raise UserError(f"log.prompts: {error}") from error
-    return prompts
-
-
-def draw_sheet(pipeline: BridgePipeline, prompts: Sequence[str], seed: int, out: Path, step: int) -> Path:
-    """Draw the fixed prompts with fixed seeds into samples/step-000500.png."""
-    images = pipeline(list(prompts), seeds=[seed + index for index in range(len(prompts))]).images
-    path = out / "samples" / f"step-{step:06d}.png"
-    path.parent.mkdir(exist_ok=True)
-    tiles = [shown(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
-    compose(tiles, columns=4, title=f"{pipeline.name} · step {step}").save(path)
-    return path
+    return {"steps": step, "loss": loss if math.isfinite(loss) else None, "seconds": round(seconds, 1)}

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metabridge.adapters import skeleton
 from metabridge.adapters.cache import CacheLayout, length
 from metabridge.adapters.collate import ChatCollate
-from metabridge.adapters.families import PATCHED_TOGETHER, config_of, decoder_of, model_class
-from metabridge.adapters.locate import hub_error, locate, refuse_missing
+from metabridge.adapters.families import PATCHED_TOGETHER, config_of, decoder_of, model_class, model_of
+from metabridge.adapters.locate import hub_error, locate
 from metabridge.adapters.pictures import MAX_PIXELS
 from metabridge.adapters.quantize import check_format, quantize_layers
 from metabridge.bridge.artifact import fingerprint
@@ -146,6 +146,10 @@ class AutoBrain(Brain):
             read, mask = self.layout.without_gaps(read, mask)
         return [[token for token in row if token >= 0] for row in rows], Memory(read, mask, position, last)
 
+    def blocks(self) -> list[nn.Module]:
+        """The decoder layers; the vision tower does not run in a batch without pictures."""
+        return list(self.text.layers)
+
     def embedding_std(self) -> float:
         embedding = self.base.get_input_embeddings()
         if embedding.weight.is_meta:
@@ -248,7 +252,7 @@ def load(
     path, kind = locate(repo, revision), torch_dtype(dtype, "brain.dtype")
     try:
         config = config_of(repo, path, revision, trust_remote_code)
-        model = _weights(model_class(config, repo, trust_remote_code), config, path, revision, kind, weights, trust_remote_code)
+        model = model_of(model_class(config, repo, trust_remote_code), config, path, revision, kind, weights, trust_remote_code)
         decoder_of(model, repo)
         brain_class, collate_class = _classes(config)
         collate = collate_class(path, revision, think_template, max_pixels, trust_remote_code)
@@ -281,23 +285,6 @@ def torch_dtype(name: str, where: str) -> torch.dtype:
     if name not in known:
         raise UserError(f"{where}: {name!r} given; it is one of: {', '.join(known)}")
     return known[name]
-
-
-def _weights(auto_class: Any, config: Any, path: str, revision: str, dtype: torch.dtype, weights: str, trust_remote_code: bool) -> Any:
-    if weights not in ("pretrained", "random"):
-        raise UserError(f"brain.weights: {weights!r} given; it is one of: pretrained, random")
-    if skeleton.active():
-        return skeleton.model_of_transformers(auto_class, config, dtype, trust_remote_code)
-    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
-    if dtype == torch.float64:
-        options["experts_implementation"] = "eager"  # the grouped products of a mixture of experts know no float64
-    if weights == "pretrained":
-        model, found = auto_class.from_pretrained(path, revision=revision, output_loading_info=True, **options)
-        refuse_missing(found["missing_keys"])
-        return model
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the same untrained brain every time
-        return auto_class.from_config(config, **options)
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> Tensor:

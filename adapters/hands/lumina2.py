@@ -56,7 +56,7 @@ class Lumina2Native(Native):
 
     def encode(self, captions: list[str], device: torch.device) -> Condition:
         """The official system prompt stands before every caption, but not before the empty one."""
-        silent = torch.tensor([not caption for caption in captions], device=device)
+        silent = torch.tensor([not caption for caption in captions]).to(device, non_blocking=True)
         embeds, mask, null, null_mask = self.pipeline.encode_prompt(
             captions, not all(captions), device=device, max_sequence_length=self.max_sequence_length
         )

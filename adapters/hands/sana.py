@@ -63,7 +63,7 @@ class SanaNative(Native):
             for rows, instruction in ((told, self.instruction), (silent, None))
             if rows
         ]
-        order = torch.tensor([*told, *silent], device=device).argsort()
+        order = torch.tensor([*told, *silent]).argsort().to(device, non_blocking=True)
         return Condition.cat(parts).rows(order)
 
     def _encode(self, captions: list[str], device: torch.device, instruction: list[str] | None) -> Condition:

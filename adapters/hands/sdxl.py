@@ -53,7 +53,7 @@ class SDXLNative(Native):
         """Padded to the tokenizers' full length, the padding attended to; where the checkpoint says so, the empty caption is zeros."""
         embeds, _, pooled, _ = self.pipeline.encode_prompt(captions, device=device, do_classifier_free_guidance=False)
         if self.pipeline.config.force_zeros_for_empty_prompt:
-            told = torch.tensor([bool(caption) for caption in captions], device=device)
+            told = torch.tensor([bool(caption) for caption in captions]).to(device, non_blocking=True)
             embeds, pooled = embeds * told[:, None, None], pooled * told[:, None]
         return attended(embeds, pooled)
 

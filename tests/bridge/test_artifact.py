@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 from metabridge.adapters import assemble, load_pipeline
-from metabridge.bridge.artifact import apply, content_hash, fingerprint, read_artifact, save_bridge
+from metabridge.bridge.artifact import apply, content_hash, copy_bridge, fingerprint, read_artifact, save_bridge
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Example
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.recipe import Recipe
+from metabridge.bridge.settings import Part
+from metabridge.bridge.weights import INDEX, shards
 
 
 def disturb(bridge: Bridge) -> Bridge:
@@ -86,11 +91,100 @@ def test_another_base_is_refused(
 
 def test_another_connector_is_refused(bridge: Bridge, tiny_recipe: Recipe, brain_folder: Path, hand_folder: Path, tmp_path: Path) -> None:
     save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {})
-    for changes, line in (({"queries": 6}, r"queries is \(5, 32\), but this recipe's is \(6, 32\)"), ({"layers": 1}, "tensors differ")):
+    changes = {"queries": (5, 6), "layers": (2, 1), "taps": ([-1], [2]), "heads": (2, 6)}  # the last two do not show in any shape
+    for key, (before, now) in changes.items():
         tree = tiny.recipe_tree(brain_folder, hand_folder)
-        tree["connector"] |= changes  # type: ignore[operator]
-        with pytest.raises(UserError, match=line):
+        tree["connector"][key] = now  # type: ignore[index]
+        line = f"trained with connector.{key}={before}, but this recipe has {now}; use the connector settings it was trained with"
+        with pytest.raises(UserError, match=re.escape(line)):
             apply(read_artifact(tmp_path / "bridge"), assemble(Recipe.from_dict(tree)))
+
+
+def test_a_bridge_with_a_tensor_missing_is_refused(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {})
+    artifact = read_artifact(tmp_path / "bridge")
+    artifact.tensors.pop("connector.head.weight")
+    with pytest.raises(UserError, match=r"bridge: connector.head.weight is not in it; the bridge is damaged, copy it again"):
+        apply(artifact, bridge)
+
+
+def test_large_bridges_are_saved_in_shards(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = bridge.trained()
+    most = max(tensor.nbytes for tensor in tensors.values())
+    assert len(shards(tensors, sum(tensor.nbytes for tensor in tensors.values()))) == 1
+    monkeypatch.setattr("metabridge.bridge.weights.SHARD", most)
+    save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {})
+    index = json.loads((tmp_path / "bridge" / INDEX).read_text())
+    files = sorted(path.name for path in (tmp_path / "bridge").glob("*.safetensors"))
+    assert len(files) > 1 and files == sorted(set(index["weight_map"].values()))
+    assert files[0] == f"bridge-00001-of-{len(files):05d}.safetensors"
+    assert index["weight_map"].keys() == tensors.keys() and index["metadata"]["total_size"] == sum(t.nbytes for t in tensors.values())
+    for file in files:
+        assert sum(tensor.nbytes for tensor in load_file(tmp_path / "bridge" / file).values()) <= most
+    loaded = load_pipeline(tmp_path).bridge.trained()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+    (tmp_path / "bridge" / files[1]).unlink()
+    with pytest.raises(UserError, match=f"bridge: no {files[1]} here"):
+        load_pipeline(tmp_path)
+
+
+def test_a_bridge_starts_from_the_weights_of_another(
+    bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_bridge(disturb(bridge), tmp_path / "run" / "bridge", tiny_recipe, {})
+    monkeypatch.chdir(tmp_path)
+    recipe = dataclasses.replace(tiny_recipe, init="run")  # against the working directory, as every path of a recipe
+    begun = assemble(recipe)
+    assert content_hash(begun.trained()) == content_hash(bridge.trained()) and begun.scale == bridge.scale
+    assert begun.init == {"path": "run", "content_hash": content_hash(bridge.trained())}
+    save_bridge(disturb(begun), tmp_path / "next" / "bridge", recipe, {})
+    config = json.loads((tmp_path / "next/bridge/bridge.json").read_text())
+    assert config["init"] == {"path": "../../run", "content_hash": content_hash(bridge.trained())}
+    assert config["recipe"]["init"] == "../../run"
+    shutil.rmtree(tmp_path / "run")  # what it began from is in its weights
+    assert content_hash(load_pipeline(tmp_path / "next").bridge.trained()) == content_hash(begun.trained())
+    with pytest.raises(UserError, match=r"run: no such folder and no shipped bridge"):
+        assemble(recipe)
+
+
+def test_a_copy_finds_its_base_and_its_start_from_where_it_lies(
+    bridge: Bridge, tiny_recipe: Recipe, brain_folder: Path, tmp_path: Path
+) -> None:
+    save_bridge(bridge, tmp_path / "one" / "bridge", tiny_recipe, {})
+    recipe = dataclasses.replace(tiny_recipe, init=str(tmp_path / "one"))
+    save_bridge(assemble(recipe), tmp_path / "two" / "bridge", recipe, {"steps": 1})
+    first = read_artifact(tmp_path / "two" / "bridge")
+    copy_bridge(first, tmp_path / "a" / "b" / "c")
+    second = read_artifact(tmp_path / "a/b/c")
+    assert second.recipe == first.recipe and second.recipe.brain.options["repo"] == str(brain_folder)
+    assert second.config["init"]["path"] == second.config["recipe"]["init"] == "../../../one"
+    assert second.config["metrics"] == {"steps": 1} and content_hash(second.tensors) == content_hash(first.tensors)
+    assert load_pipeline(tmp_path / "a/b/c").bridge.trained().keys() == bridge.trained().keys()
+
+
+def test_what_of_the_hand_goes_on_and_what_begins(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """A LoRA that the start lacks begins at zero; one that this recipe does not ask for, or of another rank, is refused."""
+
+    def trained(**options: object) -> Recipe:
+        hand = Part(tiny_recipe.hand.name, {**tiny_recipe.hand.options, **options})
+        return dataclasses.replace(tiny_recipe, hand=hand)
+
+    save_bridge(disturb(bridge), tmp_path / "plain", tiny_recipe, {})
+    lora = assemble(trained(train="lora", lora_rank=2), init=tmp_path / "plain")
+    own = lora.trained()
+    assert all(torch.equal(own[name], tensor) for name, tensor in bridge.trained().items())
+    fresh = {name for name in own if name not in bridge.trained()}
+    assert fresh and all("lora_A" in name or ("lora_B" in name and not own[name].any()) for name in fresh)
+    save_bridge(disturb(lora), tmp_path / "lora", trained(train="lora", lora_rank=2), {})
+    again = assemble(trained(train="lora", lora_rank=2), init=tmp_path / "lora").trained()
+    assert content_hash(again) == content_hash(own)
+    for options, line in (
+        ({}, r"lora: hand.denoiser.*lora_A.* has no place in this recipe; it was trained with hand.train=lora, use the same"),
+        ({"train": "full"}, r"has no place in this recipe; it was trained with hand.train=lora"),
+        ({"train": "lora", "lora_rank": 3}, r"lora_A.* is \(2, 16\), but this recipe's is \(3, 16\); use the hand.lora_rank it was"),
+    ):
+        with pytest.raises(UserError, match=line):
+            assemble(trained(**options), init=tmp_path / "lora")
 
 
 def test_folders_that_cannot_be_read(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -194,6 +288,16 @@ def test_a_damaged_description_is_named(
         section[path[-1]] = value
     (tmp_path / "bridge/bridge.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=f"bridge.json: {line}"):
+        read_artifact(tmp_path / "bridge")
+
+
+def test_a_flipped_bit_in_the_weights_is_found(bridge: Bridge, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    save_bridge(bridge, tmp_path / "bridge", tiny_recipe, {})
+    path = tmp_path / "bridge/bridge.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"bridge: the weights are damaged, their hash is not that of bridge.json; copy or train"):
         read_artifact(tmp_path / "bridge")
 
 

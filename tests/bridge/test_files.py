@@ -30,3 +30,17 @@ def test_a_png_holds_texts_in_any_script() -> None:
     data = png(Image.new("RGB", (4, 4), "red"), texts)
     with Image.open(io.BytesIO(data)) as image:
         assert image.text == texts and image.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_what_is_written_is_flushed_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order: the file, then its folder, after the rename."""
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), (tmp_path / "file").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_whole(tmp_path / "file", b"data")
+    assert synced == [(str(tmp_path / f".file.{os.getpid()}.tmp"), False), (str(tmp_path), True)]

@@ -52,8 +52,8 @@ def test_shipped_recipes(name: str) -> None:
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("train.lrr=1", "train.lrr: no such setting; did you mean lr? it may be one of: batch_size, checkpoint_every, clip, ema, "),
-        ("trian.lr=1", "trian: no such setting; did you mean train? it may be one of: brain, connector, data, hand, log, name, "),
+        ("train.lrr=1", "train.lrr: no such setting; did you mean lr? it may be one of: batch_size, "),
+        ("trian.lr=1", "trian: no such setting; did you mean train? it may be one of: brain, connector, data, hand, init, log, "),
         ("data.0.task=t2", "data.0.task: 't2' given; did you mean t2i? it is one of: t2i, edit, compose, reconstruct, dialogue"),
         ("train.lr=fast", "train.lr: 'fast' given; it is a number"),
         ("train.lr=.nan", "train.lr: nan given; it is a number"),

@@ -171,7 +171,7 @@ def test_nan_names_the_step_and_keeps_the_checkpoint(tree: Tree, tmp_path: Path)
     with pytest.raises(UserError) as raised:
         train(*made(tree), tmp_path / "run", [poison])
     kept = tmp_path / "run/checkpoints/step-000002.pt"
-    assert str(raised.value) == f"step 4: the loss is nan; {kept} is kept; lower train.lr or train.clip"
+    assert str(raised.value) == f"step 4: weights are infinite or NaN, so they are not saved; {kept} is kept; lower train.lr"
     assert all(torch.isfinite(tensor).all() for tensor in checkpoint(tmp_path / "run", 2)["weights"].values())
     assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "run/bridge/bridge.safetensors").values())
 
@@ -218,8 +218,12 @@ def test_a_folder_of_something_else_is_refused(tree: Tree, tmp_path: Path) -> No
 
 def test_other_settings_are_refused(tree: Tree, tmp_path: Path) -> None:
     train(*made(tree, steps=1), tmp_path / "run")
-    with pytest.raises(UserError, match=r"holds a run with train.lr=0.001, this one has 0.1; use the same, or another --out"):
-        train(*made(tree, lr=0.1), tmp_path / "run")
+    with pytest.raises(UserError) as raised:
+        train(*made(tree, lr=0.1, clip=2), tmp_path / "run")
+    assert str(raised.value) == (
+        f"{tmp_path}/run: holds a run with train.clip=1.0 (here 2.0), train.lr=0.001 (here 0.1); "
+        "use the same, give another --out, or go on with these by --accept-changes"
+    )
     assert train(*made(tree, steps=2), tmp_path / "run") == 2  # more steps are no other run
 
 

@@ -22,15 +22,15 @@ def first_gradient(recipe_file: str, folder: Path, parts: int) -> Tensors:
     return {name: tensor.grad.clone() for name, tensor in bridge.trained().items() if tensor.grad is not None}
 
 
-def four_steps(recipe_file: str, folder: Path) -> Tensors:
-    recipe = Recipe.load(recipe_file, ["train.steps=4", "train.precision=float64"])
+def four_steps(recipe_file: str, folder: Path, parts: int = 1) -> Tensors:
+    recipe = Recipe.load(recipe_file, ["train.steps=4", "train.precision=float64", f"train.grad_accum={parts}"])
     bridge = assemble(recipe)
-    train(recipe, bridge, folder / "four")
+    train(recipe, bridge, folder / f"four-{parts}")
     return {name: tensor.detach() for name, tensor in bridge.trained().items()}
 
 
 def main(recipe_file: str, folder: str) -> None:
-    result = first_gradient(recipe_file, Path(folder), 1), four_steps(recipe_file, Path(folder))
+    result = first_gradient(recipe_file, Path(folder), 1), *(four_steps(recipe_file, Path(folder), parts) for parts in (1, 2))
     if torch.distributed.get_rank() == 0:
         torch.save(result, Path(folder) / "result.pt")
     torch.distributed.destroy_process_group()

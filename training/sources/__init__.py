@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from typing import Any
@@ -17,9 +18,9 @@ from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.reading import section
 from metabridge.bridge.settings import Objective, Source, setting
 from metabridge.training import presets
-from metabridge.training.feeds import Feed, Made, Streamed, Tabled
+from metabridge.training.feeds import Feed, Made, Streamed, Table, Tabled
 from metabridge.training.order import mix
-from metabridge.training.schema import Raw, Schema
+from metabridge.training.schema import BadRow, Raw, Schema
 
 OWN = ("think",)  # parameters of a load() that come from the objective
 
@@ -36,6 +37,7 @@ class Reading:
 
 
 RATES = ("think", "drop_text", "drop_image", "drop_both")
+LOOKED_AT = 64  # rows, for the names of their columns
 SHARED = ("map", *(f.name for f in fields(Reading)))
 
 
@@ -49,9 +51,8 @@ def resolve(source: Source) -> Source:
     """A preset's name -> the source it stands for; options of the recipe win."""
     if source.source not in presets.names():
         return source
-    given: dict[str, Any] = presets.read(source.source)["source"]
-    options = {key: value for key, value in given.items() if key not in ("source", "task")}
-    return Source(given["source"], given.get("task", source.task), source.weight, options | source.options)
+    kind, task, options = presets.options(source.source, source.options)
+    return Source(kind, task or source.task, source.weight, options)
 
 
 def open_source(source: Source, objective: Objective, seed: int, number: int = 0, reach: int = 0) -> tuple[Feed, Objective]:
@@ -89,17 +90,26 @@ def _feed(opened: Any, source: Source, reading: Reading, seed: int, reach: int) 
             raise UserError(f"data {source.source}: no rows in {source.options.get('path', 'it')}; give another path")
         if reading.holdout >= total:
             raise UserError(f"data {source.source}.holdout: {reading.holdout} given, of {total} rows; give fewer")
-        return Tabled(opened, Schema.of(mapping, _columns(opened.raw(k) for k in range(total)), source.source), seed, reading.holdout)
-    first = (row for row, _ in opened.rows(0))
-    return Streamed(opened, Schema.of(mapping, _columns(first), source.source), seed, reading.holdout, reach=reach)
+        return Tabled(opened, Schema.of(mapping, _columns(_raws(opened, source.source), LOOKED_AT), source.source), seed, reading.holdout)
+    first = _columns((row for row, _ in opened.rows(0) if isinstance(row, Raw)), LOOKED_AT)
+    return Streamed(opened, Schema.of(mapping, first, source.source), seed, reading.holdout, reach=reach)
 
 
-def _columns(rows: Any) -> list[str]:
-    """The names of the columns, from the first row that can be read."""
-    for row in rows:
-        if isinstance(row, Raw):
-            return list(row.columns)
-    return []
+def _columns(rows: Iterator[Raw], count: int) -> list[str]:
+    """The names of the columns, from the first rows that can be read: rows of JSON need not all have the same."""
+    return list(dict.fromkeys(name for row in itertools.islice(rows, count) for name in row.columns))
+
+
+def _raws(table: Table, source: str) -> Iterator[Raw]:
+    """The rows that can be read; at least one."""
+    bad: list[BadRow] = []
+    for index in range(total := sum(table.blocks)):
+        try:
+            yield table.raw(index)
+        except BadRow as error:
+            bad.append(error)
+    if len(bad) == total:
+        raise UserError(f"data {source}: none of its {total} rows can be read; the first: {bad[0]}")
 
 
 def _rates(objective: Objective, options: Mapping[str, Any], reading: Reading) -> Objective:

@@ -1,0 +1,86 @@
+"""A benchmark in the middle of a training: what `metabridge train` hands to the loop, which knows nothing of evaluations."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metabridge.bridge.errors import UserError, unknown
+from metabridge.bridge.recipe import Recipe
+from metabridge.scripts.eval import Options, make_plan, score
+
+if TYPE_CHECKING:
+    from metabridge.bridge.model import Bridge
+    from metabridge.bridge.pipeline import BridgePipeline
+    from metabridge.eval.generate import Drawn
+    from metabridge.training.watch import Benchmark
+
+
+def train(recipe: Recipe, bridge: Bridge, out: Path, *settings: Any, **named: Any) -> int:
+    """The training loop with what `log.benchmark` asks for: pictures and scores in OUT/benchmarks/step-000500."""
+    from metabridge.training.train import train as loop
+
+    return loop(recipe, bridge, out, *settings, benchmark=benchmark(recipe, out), **named)
+
+
+def refuse(recipe: Recipe) -> None:
+    """A benchmark that cannot be, before anything is loaded."""
+    from metabridge.eval import benchmarks
+
+    log = recipe.log
+    if log.benchmark == "none":
+        return
+    if log.benchmark not in benchmarks.names():
+        raise UserError(f"log.benchmark: {unknown(log.benchmark, ['none', *benchmarks.names()], 'benchmark')}")
+    if log.benchmark_limit > (most := benchmarks.load(log.benchmark).PROMPTS):
+        raise UserError(
+            f"log.benchmark_limit: {log.benchmark_limit} given; {log.benchmark} has {most} prompts a tag or kind, give as many at most"
+        )
+
+
+def benchmark(recipe: Recipe, out: Path) -> Benchmark | None:
+    from metabridge.eval.generate import generate
+
+    log = recipe.log
+    if log.benchmark == "none":
+        return None
+    options = Options(log.benchmark, (str(log.benchmark_limit),), images=1, baseline=False)
+    rows = ("bridge", "think") if recipe.objective.think else ("bridge",)
+
+    def run(step: int, pipeline: BridgePipeline, check: Callable[..., None]) -> Mapping[str, float]:
+        folder = out / "benchmarks" / f"step-{step:06d}"
+        try:
+            planned = make_plan(pipeline, folder, options, rows)
+        except UserError:  # a run that was killed comes by again, not always with the same bits
+            shutil.rmtree(folder, ignore_errors=True)
+            planned = make_plan(pipeline, folder, options, rows)
+        generate(planned, folder, Leaving(pipeline, check))
+        return dict(overall(score(planned, folder).result["scores"], "score"))
+
+    return run
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """A pipeline that can be left after any denoising step."""
+
+    pipeline: BridgePipeline
+    check: Callable[..., None]
+
+    def __call__(self, prompt: list[str], **settings: Any) -> Drawn:
+        return self.pipeline(prompt, callback_on_step_end=self.check, **settings)
+
+    def draw_native(self, captions: list[str], **settings: Any) -> Drawn:
+        return self.pipeline.draw_native(captions, callback_on_step_end=self.check, **settings)
+
+
+def overall(scores: Mapping[str, Any], name: str) -> Iterator[tuple[str, float]]:
+    """{"reasoning": {"think": {"overall": ...}}} -> score_reasoning_think; nothing for what could not be scored."""
+    for key, below in scores.items():
+        if "overall" not in below:
+            yield from overall(below, f"{name}_{key}")
+        elif below["overall"]["value"] is not None:
+            yield f"{name}_{key}", below["overall"]["value"]
