@@ -132,7 +132,7 @@ def in_range(pixels: Tensor) -> Tensor:
     """uint8 -> [-1, 1], on its device: a quarter of the bytes to send there. What is in that range already stays."""
     if pixels.dtype != torch.uint8:
         return pixels
-    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+    return pixels.float().div_(127.5).sub_(1)
 
 
 def check_fit(brain: Brain, hand: Hand, settings: ConnectorSettings, objective: Objective) -> None:

@@ -107,6 +107,21 @@ def convert(
     convert_command(what, options or [], out, Asked(shard_size, size, picture, quality, rows, processes, max_bad))
 
 
+@app.command()
+def cache(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped name (metabridge ls recipes).")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As train.size=512.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="train.cache of the recipe, or cache.")] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Processes on this machine; each takes a GPU where there are some.")
+    ] = 1,
+) -> None:
+    """Work out once what training needs of every row: latents, and native conditions where it distils. To go on, run it again."""
+    from metabridge.scripts.data_cache import cache_command
+
+    cache_command(recipe, overrides or [], out, processes)
+
+
 @dataclass(frozen=True)
 class Named:
     """What a SOURCE on the command line stands for."""

@@ -118,15 +118,15 @@ def frames_of(recipe: Recipe | None, asked: Asked) -> tuple[Frames, str]:
     train: Train = recipe.train if recipe else Train(max_aspect=MAX_ASPECT)
     side = asked.size or train.size
     wanted = Train(size=side, max_aspect=asked.max_aspect or train.max_aspect, upscale=train.upscale)
+    stand_in: Any = Multiples(side or SIZE)
     if recipe is not None and not asked.size:
         try:
             hand = hand_without_weights(recipe)
             return Frames.of(hand, wanted), f"sizes of the recipe's hand, {recipe.hand.name}"
         except UserError as error:
-            why = f"sides in multiples of 32, as the recipe's hand cannot be asked: {error}"
+            why = f"sides in multiples of {stand_in.step}, as the recipe's hand cannot be asked: {error}"
     else:
-        why = f"near {side or SIZE} x {side or SIZE}, sides in multiples of 32"
-    stand_in: Any = Multiples(side or SIZE)
+        why = f"near {side or SIZE} x {side or SIZE}, sides in multiples of {stand_in.step}"
     return Frames.of(stand_in, wanted), why
 
 

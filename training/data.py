@@ -157,7 +157,7 @@ class Mixture:
             except BadRow as bad:
                 skipped.append(Skipped(source, feed.where(number, attempt), str(bad)))
                 continue
-            drawn = self._prepared(drawn, source, seed, random.Random(row_seed(self.seed, step, place, "drop")).random())
+            drawn = self._prepared(drawn, source, seed, uniform(self.seed, step, place))
             index = feed.index(number, attempt) if isinstance(feed, Tabled) else None
             if self.sampled:
                 latent_seed = row_seed(self.seed, step, place, "latents") if index is None else row_noise(index)
@@ -226,6 +226,13 @@ def open_caches(recipe: Recipe, mixture: Mixture, hand: Hand) -> dict[int, Sourc
                     f"run metabridge data cache {recipe.name} first, or leave train.cache out"
                 )
     return caches
+
+
+def uniform(seed: int, step: int, place: int) -> float:
+    """What decides on a row's drops: the second number of its generator, as ever, so that a recipe's null rows stay where they were."""
+    rng = random.Random(row_seed(seed, step, place, "drop"))
+    rng.random()
+    return rng.random()
 
 
 def thoughtful(example: Example, think: float, rng: random.Random) -> Example:

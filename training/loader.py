@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Collate, Condition
 from metabridge.bridge.model import Batch
 from metabridge.training.data import Mixture, Skipped
 from metabridge.training.seeds import row_seed
+from metabridge.training.slots import InSlot, Slots
 
 AHEAD = 2  # batches that wait to be trained on, of a thread or of each worker
+KEPT = 2  # that are still in use while the next is asked for
+Put = Callable[[Sequence[NDArray[np.uint8]]], None]
 
 
 @dataclass(frozen=True)
@@ -60,19 +65,25 @@ class Loaded:
         """In memory that another process can map. DataLoader's own thread would do it, and abort a worker that ends meanwhile."""
         return Loaded(self.batch.apply(lambda tensor: tensor.share_memory_()), self.skipped, self.cursors)
 
+    def with_pictures(self, pictures: Tensor) -> Loaded:
+        """[B, H, W, 3] in the place of no pixels."""
+        batch = dataclasses.replace(self.batch, pixels=pictures.permute(0, 3, 1, 2))
+        return Loaded(batch, self.skipped, self.cursors)
+
     def pin_memory(self) -> Loaded:
         """Asked for by DataLoader, so that the copy to the GPU runs beside it."""
         return Loaded(self.batch.apply(lambda tensor: tensor.pin_memory()), self.skipped, self.cursors)
 
 
-def load(mixture: Mixture, collate: Collate, step: int, rows: range) -> Loaded:
-    """Some rows of a step."""
+def load(mixture: Mixture, collate: Collate, step: int, rows: range, put: Put | None = None) -> Loaded:
+    """Some rows of a step. `put` takes the pictures, which are not in the batch then."""
     drawn = [mixture.row(step, index, cached=True) for index in rows]
     if any(row.latents is None for row in drawn):  # one that is not in the cache: all by the way of pixels
         drawn = [row if row.latents is None else mixture.row(step, index) for row, index in zip(drawn, rows, strict=True)]
+    pictures = [row.pixels for row in drawn if row.pixels is not None]
     batch = Batch(
         inputs=collate([row.example for row in drawn]),
-        pixels=stack([row.pixels for row in drawn if row.pixels is not None]),
+        pixels=(put or stack)(pictures),
         noise_seeds=tuple(row_seed(mixture.seed, step, index, "noise") for index in rows),
         captions=tuple(row.caption for row in drawn),
         latents=None if drawn[0].latents is None else torch.stack([row.latents for row in drawn if row.latents is not None]),
@@ -98,10 +109,36 @@ class Batches(Dataset[Loaded]):
     def __getitem__(self, number: int) -> Loaded | UserError:
         step, micro = divmod(number, self.share.grad_accum)
         try:
-            loaded = load(self.mixture, self.collate, step, self.share.rows(micro))
-            return loaded if get_worker_info() is None else loaded.shared()
+            return load(self.mixture, self.collate, step, self.share.rows(micro))
         except UserError as error:  # which a worker would wrap in its traceback
             return error
+
+
+@dataclass(frozen=True)
+class Shared(Dataset[Any]):
+    """The same, as a worker makes them: pictures into a slot."""
+
+    made: Batches
+    slots: Slots
+
+    def __getitem__(self, place: tuple[int, int | None]) -> Loaded | InSlot | UserError:
+        number, slot = place
+        shape: tuple[int, ...] | None = None
+
+        def put(pictures: Sequence[NDArray[np.uint8]]) -> None:
+            nonlocal shape
+            if pictures:
+                shape = (len(pictures), *pictures[0].shape)
+                assert slot is not None
+                np.stack(pictures, out=self.slots.array(slot, shape))
+
+        made = self.made
+        step, micro = divmod(number, made.share.grad_accum)
+        try:
+            loaded = load(made.mixture, made.collate, step, made.share.rows(micro), None if slot is None else put).shared()
+        except UserError as error:  # which a worker would wrap in its traceback
+            return error
+        return loaded if slot is None else InSlot(loaded, self.slots.number, slot, shape)
 
 
 def batches(mixture: Mixture, collate: Collate, share: Share, first: int, steps: int, workers: int = 0) -> Iterator[Loaded]:
@@ -130,17 +167,21 @@ def in_a_thread(made: Batches, numbers: range) -> Iterator[Loaded | UserError]:
 
 def in_workers(made: Batches, numbers: range, workers: int) -> Iterator[Loaded | UserError]:
     """Spawned, not forked: a fork would inherit the threads of torch and CUDA in whatever state they are."""
+    workers = min(workers, max(1, len(numbers)))
+    largest = max(math.prod(size) for size in made.mixture.frames.sizes)
+    slots = Slots(AHEAD * workers + KEPT, 3 * largest * len(made.share.rows(0)))
     loader = DataLoader(
-        made,
+        Shared(made, slots),
         batch_size=None,
-        sampler=numbers,
-        num_workers=min(workers, max(1, len(numbers))),
+        sampler=slots.given(numbers),
+        num_workers=workers,
         prefetch_factor=AHEAD,
         multiprocessing_context="spawn",
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_alone,
     )
-    yield from loader
+    for loaded in loader:
+        yield loaded.whole() if isinstance(loaded, InSlot) else loaded
 
 
 def _alone(worker: int) -> None:

@@ -172,8 +172,8 @@ def decoded(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Im
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height as it is looked at, without decoding."""
-    sideways = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    """Width and height as it is looked at, without decoding: a PNG's own getexif would read all of it."""
+    sideways = Image.Image.getexif(image).get(ORIENTATION, 1) in (5, 6, 7, 8)
     return image.size[::-1] if sideways else image.size
 
 

@@ -239,7 +239,7 @@ def _content(path: Path) -> tuple[dict[str, Any], bytes]:
     key_starts = [0, *accumulate(len(key) for key in keys)]
     numbers = b"".join(np.array(part, np.int64).tobytes() for part in (starts, key_starts, places))
     rest = numbers + b"".join(keys)
-    head = {"version": VERSION, "size": stat.st_size, "mtime": stat.st_mtime_ns, "rows": len(rows), "bytes": len(rest)}
+    head: dict[str, Any] = {"version": VERSION, "size": stat.st_size, "mtime": stat.st_mtime_ns, "rows": len(rows), "bytes": len(rest)}
     head |= {"names": names, "damage": damage}
     line = json.dumps(head).encode()
     return head, line + b" " * (-(len(line) + 1) % 8) + b"\n" + rest

@@ -84,7 +84,7 @@ def test_dry_run_says_what_and_writes_nothing(metabridge: Command, recipe_file: 
         (["generate", "nothere", "a"], "nothere: no such folder and no shipped bridge; "),
         (["generate", ".", "a"], ".: no bridge in it; give a run folder (with bridge/bridge.json) or the folder that holds bridge.json"),
         (["check", "RUN", "train.lr=1"], "train.lr=1: a trained bridge has its settings already; give key=value with a recipe only"),
-        (["ls", "hand"], "hand: no such list; did you mean hands? it may be one of: benchmarks, brains, hands, recipes"),
+        (["ls", "hand"], "hand: no such list; did you mean hands? it may be one of: benchmarks, brains, data, hands, recipes"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -214,6 +214,18 @@ def test_ls(metabridge: Command, kind: str) -> None:
     assert code == 0 and rows and all(set(row) == {"name", "status", "reason"} for row in rows)
     code, table, _ = metabridge("ls", kind)
     assert code == 0 and all(row["name"] in table for row in rows)
+
+
+def test_ls_data(metabridge: Command) -> None:
+    code, out, _ = metabridge("ls", "data", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert (
+        code == 0 and rows["folder"]["status"] == "kind" and rows["omniedit"]["licence"] == "MIT" and rows["omniedit"]["size"] == "2.98 TB"
+    )
+    assert rows["blip3o-60k"]["notes"][0].startswith("geneval_train.tar holds prompts made from GenEval's templates")
+    assert "not confirmed: the licence" in rows["blip3o-60k"]["notes"]
+    code, table, _ = metabridge("ls", "data")
+    assert code == 0 and all(name in table for name in rows) and "licence: MIT" in table and "not confirmed" in table
 
 
 @pytest.mark.slow
