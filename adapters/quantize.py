@@ -7,6 +7,7 @@ and nothing depends on the other rows of a batch, as it does where activations a
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -105,10 +106,15 @@ class Nf4Linear(QuantizedLinear):
         return codes[:, ::2] << 4 | codes[:, 1::2], scale
 
     def decode(self, dtype: torch.dtype) -> Tensor:
-        levels = torch.tensor(NF4, dtype=dtype, device=self.codes.device)
-        pairs = torch.cartesian_prod(levels, levels)  # [256, 2], what each byte stands for
-        blocks = F.embedding(self.codes.int(), pairs).view(*self.scale.shape, BLOCK)
+        blocks = F.embedding(self.codes.int(), _pairs(dtype, self.codes.device)).view(*self.scale.shape, BLOCK)
         return (blocks * self.scale.to(dtype)[..., None]).view(len(self.codes), -1)[:, : self.in_features]
+
+
+@lru_cache
+def _pairs(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[256, 2], what each byte stands for; kept, as a copy from the host in every pass would be waited for."""
+    levels = torch.tensor(NF4, dtype=dtype, device=device)
+    return torch.cartesian_prod(levels, levels)
 
 
 FORMATS: dict[str, type[QuantizedLinear]] = {"int8": Int8Linear, "nf4": Nf4Linear}

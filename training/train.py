@@ -80,10 +80,7 @@ def train(
             last = run.done == settings.steps or ends
             save(run, last, good=wrong is None)
             if run.topology.draws and due(run.done, recipe.log.sample_every, run.done == settings.steps):
-                with swapped(learner.weights, learner.averaged), run.stop.side():
-                    images = draw_sheet(run.pipeline, run.prompts, settings.seed, run.topology.check(run.stop))
-                    if run.main:
-                        log.picture(save_sheet(images, run.pipeline, run.prompts, out, run.done), run.done)
+                sample(run)
             for callback in callbacks:
                 with run.stop.side():
                     callback(run.done, bridge)
@@ -161,7 +158,21 @@ def set_up(recipe: Recipe, bridge: Bridge, out: Path, stop: Stop, accept_changes
                 save_bridge(bridge, out / "bridge", recipe, metrics(first, loss, seconds), learner.averaged)
                 log.say(f"{out}/bridge: was not that of step {first}; written again from the checkpoint")
             yield Run(
-                *(recipe, bridge, out, topology, model, learner, stream, bad_rows, {}, log, pipeline, prompts, watch, stop, base),
+                recipe=recipe,
+                bridge=bridge,
+                out=out,
+                topology=topology,
+                model=model,
+                learner=learner,
+                stream=stream,
+                bad_rows=bad_rows,
+                cursors={},
+                log=log,
+                pipeline=pipeline,
+                prompts=prompts,
+                watch=watch,
+                stop=stop,
+                base=base,
                 done=first,
                 loss=loss,
             )
@@ -212,6 +223,15 @@ def save(run: Run, last: bool, good: bool) -> None:
             run.done, run.loss, run.log.window, spent, run.base, {"bad_rows": run.bad_rows.total, "cursors": run.cursors}
         )
         checkpoints.save(run.out / "checkpoints", checkpoint, settings.keep)
+
+
+def sample(run: Run) -> None:
+    """A sheet of the fixed prompts, drawn as the saved bridge would; left unsaved where a signal ends it."""
+    learner = run.learner
+    with run.log.aside(), swapped(learner.weights, learner.averaged), run.stop.side():
+        images = draw_sheet(run.pipeline, run.prompts, run.recipe.train.seed, run.topology.check(run.stop))
+        if run.main:
+            run.log.picture(save_sheet(images, run.pipeline, run.prompts, run.out, run.done), run.done)
 
 
 def due(step: int, every: int, last: bool) -> bool:
