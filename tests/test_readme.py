@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from metabridge.training.flatland.rows import row
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -17,6 +19,7 @@ COMMANDS = [
     if line.strip()
 ]
 SHORTER = {
+    "train own-pictures data.0.path=my/pictures --out": ["train.steps=2", "train.batch_size=4", "train.warmup=0", "log.sample_every=0"],
     "train flatland train.steps": ["train.steps=2", "train.batch_size=4", "train.warmup=0", "log.sample_every=0"],
     "eval": ["--limit", "1", "--images", "1"],
 }
@@ -24,15 +27,35 @@ SHORTER = {
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("metabridge ")])
-def test_command(command, tmp_path):
+OWN = [c for c in COMMANDS if "my/pictures" in c or "runs/own" in c]
+
+
+def run(command, folder):
     words = shlex.split(command)[1:]
     for start, extra in SHORTER.items():
         if " ".join(words).startswith(start):
             words += extra
-    done = subprocess.run([sys.executable, "-m", "metabridge.scripts.cli", *words], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "metabridge.scripts.cli", *words], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("metabridge ") and c not in OWN])
+def test_command(command, tmp_path):
+    run(command, tmp_path)
+
+
+def test_a_folder_of_pictures_becomes_a_bridge(tmp_path):
+    pictures = tmp_path / "my" / "pictures"
+    pictures.mkdir(parents=True)
+    for seed in range(12):
+        drawn = row(seed, think=0.0)
+        drawn.target.save(pictures / f"{seed}.png")
+        (pictures / f"{seed}.txt").write_text(drawn.prompt)
+    assert [command.split()[1] for command in OWN] == ["data", "train", "train", "generate"]
+    for command in OWN:
+        run(command, tmp_path)
+    assert (tmp_path / "sheet.png").exists() and (tmp_path / "star.png").exists()
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])

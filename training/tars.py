@@ -12,12 +12,13 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -126,70 +127,26 @@ class Member:
         return None if match is None else (match[1], match[2].lower())
 
 
-def members(read: Callable[[int, int], bytes], size: int, at: int = 0) -> Iterator[Member]:
-    """Every file in a tar from byte `at` on, in order, from the headers alone; Damaged where they end before the tar should.
-
-    `read(offset, size)`
-    """
-    begin, name, length = at, "", -1
-    while at + BLOCK <= size:
-        header = read(at, BLOCK)
-        if not any(header):
-            return
-        if not _is_header(header):
-            raise Damaged(f"no tar header at byte {at:,}")
-        name = name or _name(header)
-        length = length if length >= 0 else _number(header[124:136], at)
-        kind, at = header[156:157], at + BLOCK
-        if at + length > size:
-            raise Damaged(f"cut short, at byte {size:,} in the middle of {name}")
-        if kind in b"LxgK":  # of what follows: a GNU long name, a pax record, one for all, a long link
-            data = read(at, length)
-            at += -(-length // BLOCK) * BLOCK
-            name, length = "", -1
-            if kind == b"L":
-                name = data.rstrip(b"\0").decode("utf-8", "surrogateescape")
-            elif kind == b"x":
-                pax = _pax(data)
-                name, length = pax.get("path", ""), int(pax["size"]) if pax.get("size", "").isdigit() else -1
-            continue
-        if kind in (b"0", b"\0", b"7"):
-            yield Member(name, begin, at, length)
-        if kind not in (b"1", b"2", b"3", b"4", b"5", b"6"):  # links, devices and folders have no content
-            at += -(-length // BLOCK) * BLOCK
-        begin, name, length = at, "", -1
-    raise Damaged(f"no end mark: cut short at byte {size:,}, or never closed")
-
-
-def _name(header: bytes) -> str:
-    name = header[:100].split(b"\0")[0]
-    if header[257:263] == b"ustar\0" and header[345]:
-        name = header[345:500].split(b"\0")[0] + b"/" + name
-    return name.decode("utf-8", "surrogateescape")
-
-
-def _number(field: bytes, at: int) -> int:
-    """Octal digits; beyond 8 GB a binary number."""
-    if field[0] & 0x80:
-        return int.from_bytes(field, "big") & ((1 << 95) - 1)
+def members(file: BinaryIO, size: int, at: int = 0) -> Iterator[Member]:
+    """Every file in a tar from byte `at` on, in order, from the headers alone; Damaged where they end before the tar should."""
+    file.seek(at)
     try:
-        return int(field.split(b"\0")[0].strip() or b"0", 8)
-    except ValueError as error:
-        raise Damaged(f"no tar header at byte {at:,}") from error
-
-
-def _pax(data: bytes) -> dict[str, str]:
-    """Records of "LENGTH KEY=VALUE\\n"."""
-    found, at = {}, 0
-    while at < len(data) and (space := data.find(b" ", at)) > 0 and (length := _digits(data[at:space])):
-        key, _, value = data[space + 1 : at + length - 1].partition(b"=")
-        found[key.decode()] = value.decode("utf-8", "surrogateescape")
-        at += length
-    return found
-
-
-def _digits(data: bytes) -> int:
-    return int(data) if data.isdigit() else 0
+        with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
+            while (info := tar.next()) is not None:
+                if info.offset_data + info.size > size:
+                    raise Damaged(f"cut short, at byte {size:,} in the middle of {info.name}")
+                if info.isreg():
+                    yield Member(info.name, info.offset, info.offset_data, info.size)
+                tar.members.clear()  # it would keep all of them
+            end = tar.offset
+    except tarfile.ReadError as error:
+        raise Damaged(f"cut short, at byte {size:,} ({error})") from error
+    file.seek(end)  # tarfile takes whatever is no header for the end
+    mark = file.read(BLOCK) if end < size else b""
+    if len(mark) < BLOCK:
+        raise Damaged(f"no end mark: cut short at byte {size:,}, or never closed")
+    if any(mark):
+        raise Damaged(f"no tar header at byte {end:,}")
 
 
 def _places(path: Path) -> list[Path]:
@@ -253,23 +210,21 @@ def _rows(path: Path) -> tuple[dict[str, dict[str, tuple[int, int]]], str, os.st
     """Key -> extension -> place; and what is wrong with the tar."""
     rows: dict[str, dict[str, tuple[int, int]]] = {}
     twice, damage, key = 0, "", ""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        stat = os.fstat(file)
-        refuse_others(str(path), os.pread(file, BLOCK, 0))
-        for member in members(lambda at, length: os.pread(file, length, at), stat.st_size):
-            if (parts := member.parts()) is None:
-                continue
-            key, extension = parts
-            twice += extension in rows.setdefault(key, {})
-            rows[key].setdefault(extension, (member.offset, member.size))
-    except Damaged as error:
-        damage = str(error)
-        others = {frozenset(row) for other, row in rows.items() if other != key}
-        if rows and frozenset(rows[key]) not in others:
-            del rows[key]  # the rest of it may have been cut off
-    finally:
-        os.close(file)
+    with open(path, "rb", buffering=0) as file:  # of a header every few megabytes
+        stat = os.fstat(file.fileno())
+        refuse_others(str(path), file.read(BLOCK))
+        try:
+            for member in members(file, stat.st_size):
+                if (parts := member.parts()) is None:
+                    continue
+                key, extension = parts
+                twice += extension in rows.setdefault(key, {})
+                rows[key].setdefault(extension, (member.offset, member.size))
+        except Damaged as error:
+            damage = str(error)
+            others = {frozenset(row) for other, row in rows.items() if other != key}
+            if rows and frozenset(rows[key]) not in others:
+                del rows[key]  # the rest of it may have been cut off
     if twice:
         damage += f"{'; ' if damage else ''}{twice} members stand in it twice, and the first is taken"
     return rows, damage, stat
@@ -282,13 +237,9 @@ def refuse_others(path: str, first: bytes) -> None:
             raise UserError(
                 f"data webdataset.path: {path}: compressed, so single rows cannot be read; {undo} it (pictures hardly shrink anyway)"
             )
-    if any(first) and (len(first) < BLOCK or not _is_header(first)):
-        raise UserError(f"data webdataset.path: {path}: no tar; give .tar files, downloaded in full")
-
-
-def _is_header(block: bytes) -> bool:
-    """Whether the sum that it names is that of its bytes, its own eight taken as spaces."""
     try:
-        return int(block[148:156].split(b"\0")[0] or b"0", 8) == sum(block) - sum(block[148:156]) + 8 * 32
-    except ValueError:
-        return False
+        tarfile.TarInfo.frombuf(first, "utf-8", "surrogateescape")
+    except tarfile.EOFHeaderError:  # an empty one
+        return
+    except tarfile.HeaderError as error:
+        raise UserError(f"data webdataset.path: {path}: no tar; give .tar files, downloaded in full") from error

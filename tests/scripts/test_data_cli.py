@@ -92,7 +92,8 @@ def test_check_counts_what_is_there(metabridge: Command, monkeypatch: pytest.Mon
     hits = {(hit["benchmark"], hit["how"]): hit["rows"] for hit in found["contamination"]}
     assert hits == {("mine", "exact"): 2, ("GenEval's templates", "template"): 1}
     assert found["contaminated_rows"] == 3 and found["compared_with"]["flatland"] > 1000
-    assert Image.open("sheet.png").width > 6 * 192
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 6 * 192
 
 
 def test_check_says_when_it_will_do(metabridge: Command) -> None:

@@ -526,7 +526,7 @@ def test_a_network_that_breaks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             def read(size: int = -1) -> bytes:
                 left[0] -= 1
                 if left[0] < 0:
-                    left[0] = 13 if steady else -1
+                    left[0] = 30 if steady else -1
                     raise ConnectionResetError("connection reset by peer")
                 return real(size)
 
@@ -542,7 +542,7 @@ def test_a_network_that_breaks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(read) == len(set(read)) == COUNT and len(caplog.records) > 3
     assert "connection reset by peer; again in 0.001 s" in caplog.text
     steady = False
-    left[0] = 20
+    left[0] = 40
     got, states = [], []
     with pytest.raises(UserError) as raised:
         for row, state in stream.rows(0):

@@ -88,15 +88,22 @@ class Remote:
                 patience.failed(f"{url}, byte {byte:,}", error)
 
 
+class Whole:
+    """A remote file whose reads give all that was asked for: what comes short of it is the network's fault, and tried again."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.size, self.seek, self.tell = file, file.size, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        wanted = min(size, self.size - self.tell())
+        data: bytes = self.file.read(size)
+        if len(data) < wanted:
+            raise ConnectionError(f"{len(data)} bytes of {wanted} came")
+        return data
+
+
 def _rows(file: Any, name: str, byte: int) -> Iterator[tuple[Raw, int | None]]:
     """Each row from a byte on, and where the next one begins; None after the last."""
-
-    def read(offset: int, size: int) -> bytes:
-        file.seek(offset)
-        data: bytes = file.read(size)
-        if len(data) != size:
-            raise ConnectionError(f"{len(data)} bytes of {size} came")
-        return data
 
     def row() -> Raw:
         found, now = dict(contents), key
@@ -106,16 +113,18 @@ def _rows(file: Any, name: str, byte: int) -> Iterator[tuple[Raw, int | None]]:
         raise UserError(f"{WHAT}: {name}: its server does not say how long it is; give a local copy")
     if not byte:
         refuse_others(name, file.read(BLOCK))
+    file = Whole(file)
     key = ""
     contents: dict[str, bytes] = {}
-    for member in members(read, file.size, byte):
+    for member in members(file, file.size, byte):
         if (parts := member.parts()) is None:
             continue
         if parts[0] != key and contents:
             yield row(), member.begin
             contents = {}
         key = parts[0]
-        contents.setdefault(parts[1], read(member.offset, member.size))
+        file.seek(member.offset)
+        contents.setdefault(parts[1], file.read(member.size))
     if contents:
         yield row(), None
 
