@@ -23,7 +23,7 @@ from metabridge.bridge.interfaces import Collate, Condition
 from metabridge.bridge.model import Batch
 from metabridge.training.data import Mixture, Skipped
 from metabridge.training.seeds import row_seed
-from metabridge.training.slots import InSlot, Slots
+from metabridge.training.slots import InSlot, Slots, keep_memory
 
 AHEAD = 2  # batches that wait to be trained on, of a thread or of each worker
 KEPT = 2  # that are still in use while the next is asked for
@@ -152,6 +152,7 @@ def batches(mixture: Mixture, collate: Collate, share: Share, first: int, steps:
 
 
 def in_a_thread(made: Batches, numbers: range) -> Iterator[Loaded | UserError]:
+    keep_memory()
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
         ahead: deque[Future[Any]] = deque()
         try:
@@ -188,5 +189,6 @@ def _alone(worker: int) -> None:
     """Ctrl-C and SIGTERM are the training process's to answer; a worker ends with it. One thread: its tensors are small."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    keep_memory()
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

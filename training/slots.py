@@ -1,12 +1,11 @@
-"""Memory that worker processes write batches of pictures into by turns.
-
-To map new pages for every batch costs as much again as half of a JPEG's decoding, in the worker and where the batch arrives.
-"""
+"""Memory for pictures that is used again: the pages that a new piece of it needs cost as much as the decoding of a JPEG."""
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+import os
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _numbers = itertools.count()
 _here: weakref.WeakValueDictionary[int, Slots] = weakref.WeakValueDictionary()  # those of this process, for the thread that pins
 
@@ -49,6 +49,14 @@ class Slots:
         array = self.array(slot, shape)
         weakref.finalize(array, self.free.append, slot).atexit = False
         return torch.from_numpy(array)
+
+
+def keep_memory() -> None:
+    """Let glibc keep what is freed: by default it gives anything as large as a picture back to the kernel at once."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
+        mallopt(M_TRIM_THRESHOLD, 256 << 20)
 
 
 @dataclass(frozen=True)

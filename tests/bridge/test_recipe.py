@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.recipe import Recipe
-from metabridge.bridge.settings import Objective, Train
+from metabridge.bridge.settings import Connector, Log, Objective, Train
 from metabridge.training import recipes
 
 TEXT = """
@@ -119,3 +121,23 @@ def test_unknown_without_a_guess() -> None:
 
 def test_yaml_stays_plain() -> None:
     assert yaml.safe_load(Recipe.parse(TEXT).dump())["data"][1] == {"source": "other", "task": "edit", "weight": 1.0, "path": "x.jsonl"}
+
+
+@pytest.mark.parametrize("section", [Connector, Objective, Train, Log])
+def test_every_setting_is_in_the_docs_with_its_default(section: type[Any]) -> None:
+    page = (Path(__file__).parents[2] / "docs/recipes.md").read_text(encoding="utf-8")
+    table = page.split(f"| `{section.__name__.lower()}` | default | |\n|---|---|---|\n")[1].split("\n\n")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", table, re.MULTILINE))
+    assert list(told) == [f.name for f in dataclasses.fields(section)]
+    for f in dataclasses.fields(section):
+        default = list(f.default) if isinstance(f.default, tuple) else f.default
+        assert coerced(yaml.safe_load(told[f.name]), default) == default, f.name
+
+
+def coerced(told: object, default: object) -> object:
+    """As a recipe would read it: 1e-3 is text to PyYAML, off a truth."""
+    if isinstance(default, bool) or isinstance(default, list):
+        return told
+    if isinstance(default, str):
+        return "off" if told is False else told
+    return float(told)  # type: ignore[arg-type]
