@@ -136,7 +136,7 @@ def test_every_setting_is_in_the_docs_with_its_default(section: type[Any]) -> No
 
 def coerced(told: object, default: object) -> object:
     """As a recipe would read it: 1e-3 is text to PyYAML, off a truth."""
-    if isinstance(default, bool) or isinstance(default, list):
+    if isinstance(default, bool | list):
         return told
     if isinstance(default, str):
         return "off" if told is False else told
