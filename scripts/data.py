@@ -138,7 +138,8 @@ def named(what: str, options: Sequence[str]) -> Named:
     path = Path(what)
     if what in recipes.names() or path.suffix in (".yaml", ".yml"):
         recipe = Recipe.load(recipes.find(what), options)
-        return Named(f"recipe {recipes.find(what)}", recipe.data, recipe)
+        data = [source for run in recipe.runs() for source in run.data]  # of all stages, those that they share once
+        return Named(f"recipe {recipes.find(what)}", tuple(source for k, source in enumerate(data) if source not in data[:k]), recipe)
     if what in presets.names():
         return Named(f"preset {what}: {presets.read(what)['title']}", (source_of(what, options),))
     if what in sources.names():

@@ -24,13 +24,15 @@ def cache_command(name: str, overrides: Sequence[str], out: Path | None, process
         from metabridge.training.launch import launch
 
         sys.exit(launch(["-m", "metabridge.scripts.cli", *sys.argv[1:]], processes, cuda=torch.cuda.is_available()))
-    work_out(recipe, root, rank, world)
+    # its stages, where it has some: what they share is there already for the second
+    if not any([work_out(run, root, rank, world) for run in recipe.runs()]):
+        raise UserError(f"data cache: no source of {recipe.name} keeps its rows (they are made, or streamed); there is nothing to keep")
     if rank == 0:
         print(f"to train with it: {shlex.join(['metabridge', 'train', name, *overrides, f'train.cache={root}'])}")
 
 
-def work_out(recipe: Recipe, root: Path, rank: int, world: int) -> None:
-    """Every `world`-th shard that is missing."""
+def work_out(recipe: Recipe, root: Path, rank: int, world: int) -> bool:
+    """Every `world`-th shard that is missing; whether there is a source with any."""
     import torch
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -48,8 +50,6 @@ def work_out(recipe: Recipe, root: Path, rank: int, world: int) -> None:
     hand.to(device)
     mixture = Mixture(dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, cache="off")), hand)
     tables = [(k, feed) for k, feed in enumerate(mixture.feeds) if isinstance(feed, Tabled)]
-    if not tables:
-        raise UserError(f"data cache: no source of {recipe.name} keeps its rows (they are made, or streamed); there is nothing to keep")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn())
     with disk(root), Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), disable=rank > 0) as progress:
         for k, feed in tables:
@@ -64,3 +64,4 @@ def work_out(recipe: Recipe, root: Path, rank: int, world: int) -> None:
                 size = readable(sum(file.stat().st_size for folder in folders for file in folder.iterdir()))
                 say = f"{source.source}: {cache.kept()} of {sum(feed.table.blocks)} rows kept, {size} in {', '.join(map(str, folders))}"
                 progress.console.print(say, soft_wrap=True, highlight=False)
+    return bool(tables)

@@ -197,6 +197,7 @@ class Mixture:
         if example.target is None:
             raise BadRow("no target picture")
         pixels = self.frames.fit(example.target, size)
+        example = dataclasses.replace(example, target=None)  # not kept, so that the next picture is decoded into its memory
         return Drawn(opened(example), self._told(source, example), pixels)
 
 
