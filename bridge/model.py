@@ -90,7 +90,8 @@ class Bridge(nn.Module):
         if batch.latents is not None:
             return batch.latents
         assert batch.pixels is not None
-        return self.hand.encode(in_range(batch.pixels), batch.latent_seeds)
+        pixels = in_range(batch.pixels)
+        return self.hand.encode(pixels) if batch.latent_seeds is None else self.hand.encode(pixels, batch.latent_seeds)
 
     def loss(self, batch: Batch, latents: Tensor, condition: Condition) -> Tensor:
         """Loss of each row, [B], under its own condition or another."""

@@ -1,9 +1,8 @@
-"""`metabridge bench --data`: rows a second through mixture and loader, beside Pillow decoding the same pictures and nothing else."""
+"""`metabridge bench --data`: rows a second through mixture and loader, beside Pillow decoding the same pictures as files."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import multiprocessing
 import statistics
@@ -55,7 +54,9 @@ def bench_data_command(name: str, overrides: Sequence[str], rounds: int, json_fi
         crowd = sorted({0, mixture.workers(1) or 2})
         report = [measure(kind, mixture, collate, workers, rounds) for kind, mixture in measured.items() for workers in crowd]
     first = report[0]
-    console.print(f"pictures of {first['size']}, {first['bytes_a_picture'] / 1000:.0f} KB each; Pillow: opened, decoded, an array")
+    console.print(
+        f"pictures of {first['size']}, {first['bytes_a_picture'] / 1000:.0f} KB each; Pillow: the same as files, opened, decoded, as arrays"
+    )
     console.print(table(report))
     if json_file is not None:
         write(json_file, (json.dumps(report, indent=1) + "\n").encode(), "--json")
@@ -65,12 +66,15 @@ def measure(kind: str, mixture: Mixture, collate: Collate, workers: int, rounds:
     """Loader and ceiling by turns, so that what else the machine does falls on both; each idle while the other is measured."""
     from metabridge.training.loader import AHEAD, Share, batches
 
-    pictures, processes = targets(mixture), max(1, workers)
+    processes = max(1, workers)
     height, width = mixture.frames.sizes[0]
     ours, ceiling = [], []
     context = multiprocessing.get_context("spawn")
     made = batches(mixture, collate, Share(mixture.batch_size, 1), 0, 2**31, workers)
-    with context.Pool(processes, _begin, (context.Barrier(processes),)) as pool:
+    pool_of = context.Pool(processes, _begin, (context.Barrier(processes),))
+    with tempfile.TemporaryDirectory() as folder, pool_of as pool:
+        pictures = targets(mixture, Path(folder))
+        bytes_a_picture = round(sum(picture.stat().st_size for picture in pictures) / len(pictures))
         try:
             for _ in range(1 + AHEAD * processes):  # every worker has begun
                 next(made)
@@ -86,7 +90,7 @@ def measure(kind: str, mixture: Mixture, collate: Collate, workers: int, rounds:
         "source": kind,
         "workers": workers,
         "size": f"{width}x{height}",
-        "bytes_a_picture": round(sum(map(len, pictures)) / len(pictures)),
+        "bytes_a_picture": bytes_a_picture,
         "rows_per_s": statistics.median(wall for wall, _ in ours),
         "decoded_per_s": statistics.median(wall for wall, _ in ceiling),
         "ratio": statistics.median(a / b for (a, _), (b, _) in zip(ours, ceiling, strict=True)),
@@ -116,12 +120,12 @@ def cpu_seconds() -> float:
     return float(sum(spent.user + spent.system for spent in times))
 
 
-def targets(mixture: Mixture) -> list[bytes]:
-    """The first targets' bytes, as they are stored."""
+def targets(mixture: Mixture, folder: Path) -> list[Path]:
+    """The first targets, as they are stored, a file each."""
     from metabridge.training.schema import BadRow
     from metabridge.training.shards import stored
 
-    found: list[bytes] = []
+    found: list[Path] = []
     for number in range(4 * CEILING):
         source, place = mixture.shares.locate(number)
         try:
@@ -130,7 +134,8 @@ def targets(mixture: Mixture) -> list[bytes]:
             continue
         data = None if image is None else stored(image)
         if data is not None:
-            found.append(data)
+            found.append(folder / str(len(found)))
+            found[-1].write_bytes(data)
         if len(found) == CEILING:
             break
     if not found:
@@ -142,11 +147,15 @@ _together: Any = None
 
 
 def _begin(together: Any) -> None:
+    """With the loader's own settings of malloc: without them Pillow takes twice as long, and would be no ceiling."""
+    from metabridge.training.slots import keep_memory
+
     global _together
     _together = together
+    keep_memory()
 
 
-def _decode(share: tuple[Sequence[bytes], tuple[int, int]]) -> tuple[float, float]:
+def _decode(share: tuple[Sequence[Path], tuple[int, int]]) -> tuple[float, float]:
     """Pictures a second, on the wall and of CPU, of a process that makes arrays of pixels with Pillow and does nothing else."""
     import numpy as np
     from PIL import Image
@@ -155,9 +164,9 @@ def _decode(share: tuple[Sequence[bytes], tuple[int, int]]) -> tuple[float, floa
     _together.wait()
     start, begun, count = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < SECONDS:
-        image = Image.open(io.BytesIO(pictures[count % len(pictures)]))
-        image.draft("RGB", (max(size),) * 2)
-        np.asarray(image.convert("RGB"))
+        with Image.open(pictures[count % len(pictures)]) as image:
+            image.draft("RGB", (max(size),) * 2)
+            np.asarray(image.convert("RGB"))
         count += 1
     return count / (time.perf_counter() - start), count / (time.process_time() - begun)
 

@@ -148,7 +148,7 @@ def named(what: str, options: Sequence[str]) -> Named:
         return Named(f"{what}, taken as a source of kind {kind}", (source_of(kind, options, what),))
     if path.suffix and path.suffix not in FILES and all(part.isidentifier() for part in what.split(".")):
         return Named(f"source {what}, a module", (source_of(what, options),))
-    known = [*recipes.names(), *presets.names(), *sources.names()]
+    known = {*recipes.names(), *presets.names(), *sources.names()}
     raise UserError(unknown(what, known, "path, recipe, preset or kind of source"))
 
 

@@ -219,5 +219,5 @@ def _parts(sizes: Mapping[tuple[int, int], int], side: int) -> dict[int, int]:
 def _areas(sizes: Mapping[tuple[int, int], int]) -> dict[float, int]:
     found: Counter[float] = Counter()
     for (width, height), count in sizes.items():
-        found[round(width * height / 1e6, 2)] += count
+        found[float(f"{width * height / 1e6:.2g}")] += count
     return found

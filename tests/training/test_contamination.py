@@ -103,13 +103,13 @@ def test_genevals_templates(prompt: str, tag: str | None) -> None:
 
 
 def test_every_prompt_of_geneval_is_of_its_template(test_data: Path) -> None:
-    rows = [json.loads(line) for line in (test_data / "geneval" / "evaluation_metadata.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (test_data / "bench_data" / "geneval" / "evaluation_metadata.jsonl").read_text().splitlines()]
     assert Counter(geneval_template(words(row["prompt"])) == row["tag"] for row in rows) == {True: 553}
 
 
 def test_lists_of_real_benchmarks(test_data: Path) -> None:
     """Each finds itself, word for word; no prompt of one is near a prompt of another."""
-    lists = read_lists(test_data)
+    lists = read_lists(test_data / "bench_data")
     assert len(lists["dpg_bench/dpg_prompts"]) == 1065 and len(lists["t2i_corebench/C-MI"]) == 90 and "PINS" not in lists
     benchmarks = Benchmarks(lists)
     for name, prompts in lists.items():
@@ -119,7 +119,7 @@ def test_lists_of_real_benchmarks(test_data: Path) -> None:
 
 
 def test_a_million_prompts_take_minutes(test_data: Path) -> None:
-    benchmarks = Benchmarks(read_lists(test_data))
+    benchmarks = Benchmarks(read_lists(test_data / "bench_data"))
     prompts = [f"a photo of a {k} year old {LONG[k % 90 : k % 90 + 90]}" for k in range(2000)]
     start = time.process_time()
     assert not any(benchmarks.hits(prompt) for prompt in prompts)
