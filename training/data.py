@@ -110,7 +110,8 @@ class Mixture:
         source, number = self.shares.locate(index)
         example = self.feeds[source].held_out(number)
         try:
-            return self._cut(source, example, self.frames.sizes[len(self.frames.sizes) // 2])
+            pixels, example = self._cut(example, self.frames.sizes[len(self.frames.sizes) // 2]), opened(example)
+            return Drawn(example, self._told(source, example), pixels)
         except BadRow as bad:
             raise UserError(f"data {self.sources[source].source}: held-out row {number}: {bad}; mend or remove it") from bad
 
@@ -153,59 +154,56 @@ class Mixture:
         for attempt in range(ATTEMPTS):
             try:
                 example = feed.example(number, seed, attempt)
-                drawn = (self._known(source, number, attempt, size, example) if cached else None) or self._cut(source, example, size)
+                latents = self._known(source, number, attempt, size) if cached else None
+                pixels = self._cut(example, size) if latents is None else None
+                example = opened(example)
+                break
             except BadRow as bad:
                 skipped.append(Skipped(source, feed.where(number, attempt), str(bad)))
-                continue
-            drawn = self._prepared(drawn, source, seed, uniform(self.seed, step, place))
-            index = feed.index(number, attempt) if isinstance(feed, Tabled) else None
-            if self.sampled:
-                latent_seed = row_seed(self.seed, step, place, "latents") if index is None else row_noise(index)
-                drawn = dataclasses.replace(drawn, latent_seed=latent_seed)
-            if drawn.latents is not None and self.distill:
-                assert index is not None
-                teacher = self.caches[source].condition(index, drawn.caption or "")
-                if teacher is None:
-                    return self._drawn(source, number, size, step, place, cached=False)
-                drawn = dataclasses.replace(drawn, teacher=teacher)
-            return dataclasses.replace(drawn, skipped=tuple(skipped))
-        raise UserError(
-            f"data {self.sources[source].source}: {ATTEMPTS} rows one after another cannot be used; the last is {skipped[-1].where}: "
-            f"{skipped[-1].reason}; metabridge data check says what is wrong with the others"
-        )
-
-    def _prepared(self, drawn: Drawn, source: int, seed: int, u: float) -> Drawn:
-        """With the thoughts and the drops that the rates of its source ask for."""
-        example, objective = drawn.example, self.objectives[source]
-        if not isinstance(self.feeds[source], Made):  # which makes its own thoughts
-            example = thoughtful(example, objective.think, random.Random(mix(seed, 1)))
-        example = drop(example, objective, u)
-        return dataclasses.replace(drawn, example=example, caption=self._told(source, example))
+        else:
+            raise UserError(
+                f"data {self.sources[source].source}: {ATTEMPTS} rows one after another cannot be used; the last is {skipped[-1].where}: "
+                f"{skipped[-1].reason}; metabridge data check says what is wrong with the others"
+            )
+        if not isinstance(feed, Made):  # which makes its own thoughts
+            example = thoughtful(example, self.objectives[source].think, random.Random(mix(seed, 1)))
+        example = drop(example, self.objectives[source], uniform(self.seed, step, place))
+        caption = self._told(source, example)
+        teacher = None
+        if latents is not None and self.distill:
+            assert isinstance(feed, Tabled)
+            teacher = self.caches[source].condition(feed.index(number, attempt), caption or "")
+            if teacher is None:
+                return self._drawn(source, number, size, step, place, cached=False)
+        latent_seed = None
+        if self.sampled:
+            own = isinstance(feed, Tabled)
+            latent_seed = row_noise(feed.index(number, attempt)) if own else row_seed(self.seed, step, place, "latents")
+        return Drawn(example, caption, pixels, tuple(skipped), latent_seed, latents, teacher)
 
     def _told(self, source: int, example: Example) -> str | None:
         return (example.caption or example.thought or example.prompt) if self.sources[source].task == "t2i" else None
 
-    def _known(self, source: int, number: int, attempt: int, size: Size, example: Example) -> Drawn | None:
-        """The row with latents that were worked out before."""
+    def _known(self, source: int, number: int, attempt: int, size: Size) -> Tensor | None:
+        """Latents of a row that were worked out before."""
         feed = self.feeds[source]
         if source not in self.caches or not isinstance(feed, Tabled):
             return None
-        latents = self.caches[source].latents(feed.index(number, attempt), self.shapes[size])
-        return None if latents is None else Drawn(opened(example), None, None, latents=latents)
+        return self.caches[source].latents(feed.index(number, attempt), self.shapes[size])
 
-    def _cut(self, source: int, example: Example, size: Size) -> Drawn:
+    def _cut(self, example: Example, size: Size) -> NDArray[np.uint8]:
         if example.target is None:
             raise BadRow("no target picture")
-        pixels = self.frames.fit(example.target, size)
-        example = dataclasses.replace(example, target=None)  # not kept, so that the next picture is decoded into its memory
-        return Drawn(opened(example), self._told(source, example), pixels)
+        return self.frames.fit(example.target, size)
 
 
 def opened(example: Example) -> Example:
-    """With the pictures that the brain looks at decoded, so that a bad one is met here."""
+    """With the pictures that the brain looks at decoded, so that a bad one is met here; without the target, whose memory is free again."""
+    if not example.images and not example.history:
+        return dataclasses.replace(example, target=None)
     images = tuple(decoded(image) for image in example.images)
     history = tuple(dataclasses.replace(turn, images=tuple(decoded(image) for image in turn.images)) for turn in example.history)
-    return dataclasses.replace(example, images=images, history=history)
+    return dataclasses.replace(example, target=None, images=images, history=history)
 
 
 def open_caches(recipe: Recipe, mixture: Mixture, hand: Hand) -> dict[int, SourceCache]:
@@ -242,7 +240,7 @@ def thoughtful(example: Example, think: float, rng: random.Random) -> Example:
     With prompt = thought the queries would have no reason to look at the thought.
     """
     if rng.random() >= think:
-        return dataclasses.replace(example, thought=None)
+        return example if example.thought is None else dataclasses.replace(example, thought=None)
     if example.thought is not None or example.images or example.history:
         return example
     kept = rng.random() * 0.7
@@ -256,11 +254,14 @@ def drop(example: Example, objective: Objective, u: float) -> Example:
     A row without pictures knows one null row, "". A null row has no thought and no history.
     """
     text, image, both = objective.drop_text, objective.drop_image, objective.drop_both
-    no_text = dataclasses.replace(example, prompt="", thought=None, caption=None, history=())
     if not example.images:
-        return no_text if u < text + both else example
+        return without_text(example) if u < text + both else example
     if u < text:
-        return no_text
+        return without_text(example)
     if u < text + image:
         return dataclasses.replace(example, images=())
-    return dataclasses.replace(no_text, images=()) if u < text + image + both else example
+    return dataclasses.replace(without_text(example), images=()) if u < text + image + both else example
+
+
+def without_text(example: Example) -> Example:
+    return dataclasses.replace(example, prompt="", thought=None, caption=None, history=())

@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Collate, Condition
 from metabridge.bridge.model import Batch
-from metabridge.training.data import Mixture, Skipped
+from metabridge.training.data import Drawn, Mixture, Skipped
 from metabridge.training.seeds import row_seed
 from metabridge.training.slots import InSlot, Slots, keep_memory
 
 AHEAD = 2  # batches that wait to be trained on, of a thread or of each worker
 KEPT = 2  # that are still in use while the next is asked for
-Put = Callable[[Sequence[NDArray[np.uint8]]], None]
+Room = Callable[[tuple[int, ...], type[np.uint8]], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,28 @@ class Loaded:
         return Loaded(self.batch.apply(lambda tensor: tensor.pin_memory()), self.skipped, self.cursors)
 
 
-def load(mixture: Mixture, collate: Collate, step: int, rows: range, put: Put | None = None) -> Loaded:
-    """Some rows of a step. `put` takes the pictures, which are not in the batch then."""
-    drawn = [mixture.row(step, index, cached=True) for index in rows]
-    if any(row.latents is None for row in drawn):  # one that is not in the cache: all by the way of pixels
-        drawn = [row if row.latents is None else mixture.row(step, index) for row, index in zip(drawn, rows, strict=True)]
-    pictures = [row.pixels for row in drawn if row.pixels is not None]
+def load(mixture: Mixture, collate: Collate, step: int, rows: range, room: Room = np.empty) -> Loaded:
+    """Some rows of a step. `room` gives the memory for their pictures, by shape and dtype."""
+    drawn: list[Drawn] = []
+    pictures: NDArray[np.uint8] | None = None
+    for k, index in enumerate(rows):
+        row = mixture.row(step, index, cached=pictures is None)
+        if row.pixels is not None:
+            if pictures is None:
+                pictures = room((len(rows), *row.pixels.shape), np.uint8)
+                if drawn:  # one that is not in the cache: all by the way of pixels
+                    again = [mixture.row(step, before) for before in rows[:k]]
+                    pictures[:k] = [other.pixels for other in again]
+                    drawn = [dataclasses.replace(other, pixels=None) for other in again]
+            pictures[k] = row.pixels  # at once, while the processor still has them; the next picture is decoded into their memory
+            row = dataclasses.replace(row, pixels=None)
+        drawn.append(row)
     batch = Batch(
         inputs=collate([row.example for row in drawn]),
-        pixels=(put or stack)(pictures),
+        pixels=None if pictures is None else torch.from_numpy(pictures).permute(0, 3, 1, 2),
         noise_seeds=tuple(row_seed(mixture.seed, step, index, "noise") for index in rows),
         captions=tuple(row.caption for row in drawn),
-        latents=None if drawn[0].latents is None else torch.stack([row.latents for row in drawn if row.latents is not None]),
+        latents=None if pictures is not None else torch.stack([row.latents for row in drawn if row.latents is not None]),
         latent_seeds=tuple(row.latent_seed for row in drawn if row.latent_seed is not None) or None,
         teacher=None if drawn[0].teacher is None else Condition.cat([row.teacher for row in drawn if row.teacher is not None]),
     )
@@ -125,20 +135,22 @@ class Shared(Dataset[Any]):
         number, slot = place
         shape: tuple[int, ...] | None = None
 
-        def put(pictures: Sequence[NDArray[np.uint8]]) -> None:
+        def room(wanted: tuple[int, ...], dtype: type[np.uint8]) -> NDArray[np.uint8]:
             nonlocal shape
-            if pictures:
-                shape = (len(pictures), *pictures[0].shape)
-                assert slot is not None
-                np.stack(pictures, out=self.slots.array(slot, shape))
+            shape = wanted
+            assert slot is not None
+            return self.slots.array(slot, wanted)
 
         made = self.made
         step, micro = divmod(number, made.share.grad_accum)
         try:
-            loaded = load(made.mixture, made.collate, step, made.share.rows(micro), None if slot is None else put).shared()
+            loaded = load(made.mixture, made.collate, step, made.share.rows(micro), np.empty if slot is None else room)
         except UserError as error:  # which a worker would wrap in its traceback
             return error
-        return loaded if slot is None else InSlot(loaded, self.slots.number, slot, shape)
+        if slot is None:
+            return loaded.shared()
+        rest = dataclasses.replace(loaded, batch=dataclasses.replace(loaded.batch, pixels=None))  # the pictures lie in the slot
+        return InSlot(rest.shared(), self.slots.number, slot, shape)
 
 
 def batches(mixture: Mixture, collate: Collate, share: Share, first: int, steps: int, workers: int = 0) -> Iterator[Loaded]:

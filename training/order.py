@@ -13,9 +13,14 @@ MASK = (1 << 64) - 1
 TOGETHER = 8  # blocks that are shuffled as one: rows that lie together on the disk are read together
 
 
-def mix(*numbers: int) -> int:
-    """A hash of whole numbers, 64 bits: the finaliser of splitmix64 (Steele et al. 2014), folded over them."""
-    state = 0x9E3779B97F4A7C15
+START = 0x9E3779B97F4A7C15
+
+
+def mix(*numbers: int, state: int = START) -> int:
+    """A hash of whole numbers, 64 bits: the finaliser of splitmix64 (Steele et al. 2014), folded over them.
+
+    `state`: what mix() of the numbers before them gave.
+    """
     for number in numbers:
         state = (state ^ (number & MASK)) * 0xBF58476D1CE4E5B9 & MASK
         state = (state ^ (state >> 30)) * 0x94D049BB133111EB & MASK
@@ -27,10 +32,12 @@ def permute(index: int, size: int, *seed: int) -> int:
     """Where a seeded permutation of range(size) sends `index`, without a table: a Feistel network, walked until it is inside the range."""
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     low = (1 << half) - 1
+    seeded = mix(*seed)
+    turns = [mix(turn, state=seeded) for turn in range(4)]
     while True:
         left, right = index >> half, index & low
-        for turn in range(4):
-            left, right = right, left ^ (mix(*seed, turn, right) & low)
+        for turn in turns:
+            left, right = right, left ^ (mix(right, state=turn) & low)
         index = left << half | right
         if index < size:
             return index
