@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metabridge.adapters.blocks import blocks_of
 from metabridge.adapters.checkpoint import Checkpoint
+from metabridge.adapters.locate import hub_error
 from metabridge.adapters.loras import lora_of, put_on, switch
 from metabridge.adapters.schedules import prediction_of
 from metabridge.bridge.diffusion import DiffusionHand
@@ -153,7 +154,10 @@ class Native:
     @cached_property
     def pipeline(self) -> Any:
         omitted = {**self.absent, **self.omitted}
-        return self.pipeline_class.from_pretrained(self.path, revision=self.revision, dtype=self.dtype, **omitted)
+        try:
+            return self.pipeline_class.from_pretrained(self.path, revision=self.revision, dtype=self.dtype, **omitted)
+        except OSError as error:
+            raise hub_error(str(self.path), self.revision, error) from error
 
     @property
     def loaded(self) -> bool:

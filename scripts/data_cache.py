@@ -16,7 +16,7 @@ from metabridge.training import recipes
 
 def cache_command(name: str, overrides: Sequence[str], out: Path | None, processes: int) -> None:
     recipe = Recipe.load(recipes.find(name), overrides)
-    root = out or Path(recipe.train.cache if recipe.train.cache != "off" else "cache")
+    root = (out or Path(recipe.train.cache if recipe.train.cache != "off" else "cache")).expanduser()
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1 and world == 1:
         import torch
@@ -61,7 +61,7 @@ def work_out(recipe: Recipe, root: Path, rank: int, world: int) -> bool:
                 progress.advance(task, rows)
             if rank == 0:
                 folders = [cache.latents_of.folder, *([cache.native_of.folder] if mixture.distill else [])]
-                size = readable(sum(file.stat().st_size for folder in folders for file in folder.iterdir()))
+                size = readable(sum(file.stat().st_size for folder in folders for file in folder.glob("[0-9]*.safetensors")))
                 say = f"{source.source}: {cache.kept()} of {sum(feed.table.blocks)} rows kept, {size} in {', '.join(map(str, folders))}"
                 progress.console.print(say, soft_wrap=True, highlight=False)
     return bool(tables)

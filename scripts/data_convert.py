@@ -177,6 +177,7 @@ def reasons(records: Any) -> str:
 
 def shards(job: Job, processes: int, met: Callable[[int, int], None]) -> Iterator[dict[str, Any]]:
     """Records of the shards as they are done, those of earlier runs first."""
+    from metabridge.training.feeds import Streamed
     from metabridge.training.shards import stream_shards, write_shard
 
     counts = [0, 0]
@@ -185,9 +186,10 @@ def shards(job: Job, processes: int, met: Callable[[int, int], None]) -> Iterato
         counts[not good] += 1
         met(*counts)
 
+    if isinstance(job.feed, Streamed):
+        yield from stream_shards(job, one)
+        return
     if job.shards is None or processes == 1:
-        made = stream_shards(job, one) if job.shards is None else ()
-        yield from made
         for number in range(job.shards or 0):
             if (record := job.done(number)) is None:
                 record = write_shard(job, number, one)

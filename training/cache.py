@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -29,11 +30,12 @@ from metabridge.bridge.settings import Source
 from metabridge.training.feeds import Tabled
 from metabridge.training.frames import Frames, Size
 from metabridge.training.order import mix
-from metabridge.training.schema import BadRow, Raw
+from metabridge.training.schema import BadRow, Raw, file_of
 from metabridge.training.sources import RATES
 
 VERSION = 1  # of how a picture becomes latents; a change makes every cache a new one
 SHARD = 256  # rows
+SAMPLES = 64  # rows that are looked at, to tell a source that has changed
 
 
 class Shards:
@@ -57,11 +59,13 @@ class Shards:
         write_whole(self.path(shard), save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
-@lru_cache(maxsize=64)
 def _open(path: Path) -> tuple[Any, frozenset[str]] | None:
+    return _mapped(path) if path.exists() else None
+
+
+@lru_cache(maxsize=64)
+def _mapped(path: Path) -> tuple[Any, frozenset[str]]:
     """A file, mapped into memory, and the names in it."""
-    if not path.exists():
-        return None
     try:
         file = safe_open(path, framework="pt")
         return file, frozenset(file.keys())
@@ -120,7 +124,25 @@ def rows_of(source: Source, feed: Tabled) -> dict[str, Any]:
     for key in ("path", "root"):
         if isinstance(options.get(key), str):
             options[key] = str(Path(options[key]).expanduser().resolve())
-    return {"source": source.source, "options": options, "rows": sum(feed.table.blocks)}
+    rows = sum(feed.table.blocks)
+    looked = [_seen(feed, index * (rows - 1) // max(1, SAMPLES - 1)) for index in range(min(SAMPLES, rows))]
+    return {"source": source.source, "options": options, "rows": rows, "samples": _digest({"rows": looked})}
+
+
+def _seen(feed: Tabled, index: int) -> list[str]:
+    """What tells a row from another that stands in its place later: bytes by their checksum, files by size and time."""
+    try:
+        raw = feed.table.raw(index)
+        targets = [file_of(value, raw) or value for value in feed.schema.values(raw, "target")]
+        files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) if isinstance(file, Path) else _sum(file) for file in targets]
+        return [raw.where, repr(feed.schema.texts(raw, "prompt")), repr(files)]
+    except (BadRow, OSError):
+        return ["bad"]
+
+
+def _sum(value: object) -> int:
+    value = value.get("bytes") if isinstance(value, Mapping) else value
+    return zlib.crc32(value) if isinstance(value, bytes) else 0
 
 
 @torch.no_grad()

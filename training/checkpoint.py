@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import whole
 
+NAME = re.compile(r"step-\d+\.pt")
 DIGEST = hashlib.sha256().digest_size  # bytes at the end of the file: of all that stands before them
 
 
@@ -73,7 +75,7 @@ def paths(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     if not os.path.isdir(folder):  # also where its name is too long to be asked for
         return []
-    return sorted(folder.glob("step-*.pt"), key=step_of)
+    return sorted((path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name)), key=step_of)
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -109,7 +111,7 @@ def set_aside_damaged(folder: Path) -> list[str]:
 
 def read(path: Path) -> Checkpoint:
     """Onto the CPU, from where its tensors are copied into those that train."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     try:
         return Checkpoint(**state)
     except TypeError as error:

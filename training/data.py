@@ -106,14 +106,18 @@ class Mixture:
                 feed.begin(cursor)
 
     def held_out(self, index: int) -> Drawn:
-        """A row that training never sees; nothing is dropped, and its size is the first bucket's that fits it best."""
+        """A row that training never sees: nothing is dropped, cut to the middle one of the sizes. A bad one is passed over."""
         source, number = self.shares.locate(index)
-        example = self.feeds[source].held_out(number)
-        try:
-            pixels, example = self._cut(example, self.frames.sizes[len(self.frames.sizes) // 2]), opened(example)
-            return Drawn(example, self._told(source, example), pixels)
-        except BadRow as bad:
-            raise UserError(f"data {self.sources[source].source}: held-out row {number}: {bad}; mend or remove it") from bad
+        for attempt in range(ATTEMPTS):
+            try:
+                example = self.feeds[source].held_out(number + attempt)
+                pixels = self._cut(example, self.frames.sizes[len(self.frames.sizes) // 2])
+                example = dataclasses.replace(opened(example), target=None)
+                return Drawn(example, self._told(source, example), pixels)
+            except BadRow as bad:
+                reason = str(bad)
+        what = f"data {self.sources[source].source}"
+        raise UserError(f"{what}: {ATTEMPTS} held-out rows cannot be used; the last: {reason}; mend or remove them")
 
     def prompts(self, count: int) -> list[str]:
         """The first distinct prompts of the data that stand for themselves: a fixed set for sample sheets. Of think rows, the thoughts."""
@@ -143,7 +147,7 @@ class Mixture:
         sizes = {}
         for row in range(first, first + self.window * self.batch_size):
             source, place = self.shares.locate(row)
-            width, height = self.feeds[source].size(place) or self.frames.sizes[0][::-1]
+            width, height = self.feeds[source].size(place) or (1, 1)  # not known: the squarest
             sizes[row] = (height, width)
         return group(sizes, self.frames, self.batch_size, mix(self.seed, number))
 
@@ -156,7 +160,7 @@ class Mixture:
                 example = feed.example(number, seed, attempt)
                 latents = self._known(source, number, attempt, size) if cached else None
                 pixels = self._cut(example, size) if latents is None else None
-                example = opened(example)
+                example = dataclasses.replace(opened(example), target=None)  # whose memory is free for the next picture
                 break
             except BadRow as bad:
                 skipped.append(Skipped(source, feed.where(number, attempt), str(bad)))
@@ -198,12 +202,12 @@ class Mixture:
 
 
 def opened(example: Example) -> Example:
-    """With the pictures that the brain looks at decoded, so that a bad one is met here; without the target, whose memory is free again."""
+    """With the pictures that the brain looks at decoded, so that a bad one is met here."""
     if not example.images and not example.history:
-        return dataclasses.replace(example, target=None)
+        return example
     images = tuple(decoded(image) for image in example.images)
     history = tuple(dataclasses.replace(turn, images=tuple(decoded(image) for image in turn.images)) for turn in example.history)
-    return dataclasses.replace(example, target=None, images=images, history=history)
+    return dataclasses.replace(example, images=images, history=history)
 
 
 def open_caches(recipe: Recipe, mixture: Mixture, hand: Hand) -> dict[int, SourceCache]:
@@ -254,13 +258,17 @@ def drop(example: Example, objective: Objective, u: float) -> Example:
     A row without pictures knows one null row, "". A null row has no thought and no history.
     """
     text, image, both = objective.drop_text, objective.drop_image, objective.drop_both
-    if not example.images:
+    if not example.images and not any(turn.images for turn in example.history):
         return without_text(example) if u < text + both else example
     if u < text:
         return without_text(example)
     if u < text + image:
-        return dataclasses.replace(example, images=())
-    return dataclasses.replace(without_text(example), images=()) if u < text + image + both else example
+        return without_pictures(example)
+    return without_pictures(without_text(example)) if u < text + image + both else example
+
+
+def without_pictures(example: Example) -> Example:
+    return dataclasses.replace(example, images=(), history=tuple(dataclasses.replace(turn, images=()) for turn in example.history))
 
 
 def without_text(example: Example) -> Example:

@@ -25,6 +25,7 @@ class Guard:
     good_in_row: int = 0
     rollbacks: int = 0  # of the run so far
     rollbacks_in_row: int = 0  # without a good stretch
+    owed: bool = False  # a checkpoint that was due at a step which was skipped
     anchor: int | None = None  # step of the checkpoint to go back to: the last one that was due, at a good step
 
     def state(self) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def launch(arguments: Sequence[str], processes: int, cuda: bool) -> int:
             return 130
         if not failed:
             return 0
-        rank = 0 if children[0].returncode > 0 else failed[0]
+        told = [rank for rank in sorted(failed) if children[rank].returncode == 2]  # in one line: the others' traceback follows from it
+        rank = told[0] if told else 0 if children[0].returncode > 0 else failed[0]
         if rank:
             said[rank].seek(0)
             sys.stderr.write(said[rank].read().decode(errors="replace"))

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import write_whole
 from metabridge.bridge.recipe import Recipe
 
@@ -146,16 +147,22 @@ class RunLog:
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             write_whole(path, secrets.token_hex(4).encode())
-        run = wandb.init(
-            project="metabridge",
-            name=self.recipe.name,
-            dir=self.out,
-            mode=mode,
-            config=self.recipe.to_dict(),
-            id=path.read_text(),
-            resume="allow" if mode == "online" else None,  # offline, wandb only warns that it cannot know
-            allow_val_change=True,  # log.* and train.steps may have
-        )
+        try:
+            run = wandb.init(
+                project="metabridge",
+                name=self.recipe.name,
+                dir=self.out,
+                mode=mode,
+                config=self.recipe.to_dict(),
+                id=path.read_text(),
+                resume="allow" if mode == "online" else None,  # offline, wandb only warns that it cannot know
+                allow_val_change=True,  # log.* and train.steps may have
+            )
+        except wandb.errors.Error as error:
+            said = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"log.wandb: {mode} given, but wandb cannot begin ({said}); run wandb login, or set log.wandb=offline"
+            ) from error
         # wandb's own step never goes back, but a run that was killed takes the steps since its last checkpoint again
         run.define_metric("*", step_metric="step")
         return run

@@ -67,7 +67,7 @@ class Shares:
 
 
 class Order:
-    """The rows of a table in epochs, each shuffled anew, `held_out` of them left out for good.
+    """The rows of a table in epochs, each shuffled anew, `held_out` of them left out for good: the same ones whatever the seed.
 
     `blocks`: lengths of the runs of rows that are cheap to read together (a shard, a row group); one, where any row is cheap to read.
     """
@@ -75,7 +75,7 @@ class Order:
     def __init__(self, blocks: Sequence[int], seed: int, held_out: int = 0) -> None:
         size = sum(blocks)
         self.seed = seed
-        self.held_out = sorted(permute(k, size, seed, 0) for k in range(held_out))
+        self.held_out = sorted(permute(k, size, 0) for k in range(held_out))
         ends = list(itertools.accumulate(blocks))
         cuts = [bisect.bisect_left(self.held_out, end) for end in ends]
         kept_ends = [end - cut for end, cut in zip(ends, cuts, strict=True)]

@@ -158,10 +158,11 @@ def roll_back(out: Path, learner: Learner, wrong: str, step: int) -> str:
     if guard.anchor is None:
         raise UserError(f"step {step}: {wrong} (bad steps in a row: {guard.skipped_in_row}); {kept(out)}; {advice}")
     path = checkpoints.path_of(out / "checkpoints", guard.anchor)
-    if guard.rollbacks_in_row >= ROLLBACKS or not (path.is_file() and checkpoints.is_whole(path)):
+    often = guard.rollbacks_in_row >= ROLLBACKS
+    if often or not (path.is_file() and checkpoints.is_whole(path)):
         raise UserError(
             f"step {step}: {wrong} (bad steps in a row: {guard.skipped_in_row}); "
-            f"going back to {path} {f'{ROLLBACKS} times did not help' if path.is_file() else 'is not possible: it is gone'}; {advice}"
+            f"going back to {path} {f'{ROLLBACKS} times did not help' if often else 'is not possible: it is gone or damaged'}; {advice}"
         )
     learner.take(checkpoints.read(path))
     guard.rolled_back()

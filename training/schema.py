@@ -6,6 +6,8 @@ prompt text | images[] what the brain looks at | target what the hand should dra
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +31,11 @@ ORIENTATION = 0x0112  # of EXIF
 LITERAL = "="  # `map: {prompt: "=Keep the picture."}` is this text for every row
 
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises of a picture
+# what Pillow raises of a damaged picture: its readers of EXIF and of chunks know no limit to kinds
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),
+    *(struct.error, AttributeError, TypeError, LookupError, zlib.error),
+)
 
 
 class BadRow(Exception):
@@ -83,15 +89,15 @@ class Schema:
 
     def example(self, raw: Raw, choice: float) -> Example:
         """The row, its pictures opened but not decoded. `choice` in [0, 1) picks among a text's alternatives."""
-        pictures = [picture(value, raw) for value in self._all(raw, "images")]
-        targets = self._all(raw, "target")
+        pictures = [picture(value, raw) for value in self.values(raw, "images")]
+        targets = self.values(raw, "target")
         if not targets:
             raise BadRow("no target picture")
         return Example(
             prompt=self._text(raw, "prompt", choice) or "",
             images=tuple(pictures),
             target=picture(targets[0], raw),
-            history=tuple(turn(entry, raw) for entry in self._all(raw, "history")),
+            history=tuple(turn(entry, raw) for entry in self.values(raw, "history")),
             thought=self._text(raw, "thought", choice) or None,
             caption=self._text(raw, "caption", choice) or None,
         )
@@ -99,7 +105,7 @@ class Schema:
     def target_size(self, raw: Raw) -> tuple[int, int] | None:
         """Width and height of the target, from the picture's header; None where it cannot be read."""
         try:
-            targets = self._all(raw, "target")
+            targets = self.values(raw, "target")
             if targets and (file := file_of(targets[0], raw)) is not None:
                 with Image.open(file) as image:  # its header alone is read
                     return upright_size(image)
@@ -123,7 +129,7 @@ class Schema:
             return None
         return texts[int(choice * len(texts))]
 
-    def _all(self, raw: Raw, field: str) -> list[Any]:
+    def values(self, raw: Raw, field: str) -> list[Any]:
         return [value for path in self.fields.get(field, ()) for value in _flat(_at(raw.columns, path))]
 
 
@@ -166,6 +172,8 @@ def decoded(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Im
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image.load()
+        if image.mode.startswith("I;16"):  # to the upper of its two bytes: convert() would cut all that is brighter than 255
+            image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
         return image if image.mode == "RGB" else image.convert("RGB")
     except UNREADABLE as error:
         raise BadRow(f"a picture cannot be decoded ({_said(error)})") from error

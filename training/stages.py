@@ -6,6 +6,7 @@ last stage that is finished. OUT/metrics.jsonl: the stages' lines one after anot
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -75,6 +76,7 @@ def train_stages(recipe: Recipe, out: Path, build: Build, train: Train, stop: St
                 follow = [joining(runs, out, run)] if main else []
                 train(run.recipe, build(run.recipe, run.start), run.folder, follow)
                 AcceleratorState._reset_state()  # the next stage may have another precision
+                gc.collect()  # accelerate's autocast ties a bridge to itself, and the next one may not fit beside it
                 if main:
                     join_metrics(runs, out)
                 saved = read_artifact(run.bridge)

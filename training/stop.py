@@ -18,6 +18,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.number = 0  # the signal, 0 = none; of several processes all end by the same one
+        self.received = False  # by this process itself: it may have been told of the others' before
         self.before: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
@@ -33,9 +34,9 @@ class Stop:
             signal.signal(number, handler)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number and number == signal.SIGINT:
+        if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = number
+        self.number, self.received = number, True
 
     @property
     def interrupted(self) -> bool:

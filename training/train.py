@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from metabridge.bridge.artifact import save_bridge
@@ -71,14 +72,14 @@ def train(
                 run.loss = loss
             else:
                 log.say(f"step {run.done}: {wrong} (loss {loss:.4g}); skipped")
-                if guard.skipped_in_row == settings.max_skips:
+                if guard.skipped_in_row >= settings.max_skips:
                     log.say(roll_back(out, learner, wrong, run.done))
             rate = learning_rate(settings, step, settings.lr)
             log.step(run.done, loss if wrong is None else None, grad_norm, rate, **guard.counts, **run.bad_rows.counts)
 
-            run.watch(run.done, log, run.pipeline, run.stop)
             last = run.done == settings.steps or ends
-            save(run, last, good=wrong is None)
+            save(run, last, good=wrong is None)  # before what is measured or drawn beside the training, which may fail
+            run.watch(run.done, log, run.pipeline, run.stop)
             if run.topology.draws and due(run.done, recipe.log.sample_every, run.done == settings.steps):
                 sample(run)
             for callback in callbacks:
@@ -111,7 +112,6 @@ class Run:
     base: Identities
     done: int  # steps
     loss: float  # of the last good step
-    owed: bool = False  # a checkpoint that was due at a step which was skipped
 
     @property
     def accelerator(self) -> Accelerator:
@@ -141,6 +141,7 @@ def set_up(recipe: Recipe, bridge: Bridge, out: Path, stop: Stop, accept_changes
         accelerator.wait_for_everyone()  # until the first has looked through the folder
         state = resume(out, base, learner)
         first, window, seconds, loss = (state.step, state.window, state.seconds, state.loss) if state else (0, [], 0.0, math.nan)
+        refuse_two_starts(first, out)
         if main:
             bad.rewind(out, first)
         model = topology.wrap(bridge)
@@ -178,6 +179,13 @@ def set_up(recipe: Recipe, bridge: Bridge, out: Path, stop: Stop, accept_changes
             )
 
 
+def refuse_two_starts(first: int, out: Path) -> None:
+    """Processes of several machines that do not see the same folder would train apart."""
+    starts = sorted(set(gather_object([first])))
+    if len(starts) > 1:
+        raise UserError(f"{out}: the processes go on from steps {', '.join(map(str, starts))}; give a folder that all machines share")
+
+
 def gradient(run: Run) -> Tensor:
     """Forward and backward over the micro-batches of a step; with the last, gradients become the mean over the processes. Mean loss."""
     parts = run.recipe.train.grad_accum
@@ -206,16 +214,16 @@ def agree(run: Run, loss: Tensor, norm: Tensor) -> tuple[float, float, bool]:
 
 def save(run: Run, last: bool, good: bool) -> None:
     """Bridge and checkpoint where they are due. The checkpoint comes last: what it calls done has its bridge."""
-    settings, learner = run.recipe.train, run.learner
+    settings, learner, guard = run.recipe.train, run.learner, run.learner.guard
     ended = run.done == settings.steps
-    run.owed = run.owed or ended or due(run.done, settings.checkpoint_every, ended)
-    sound = (last or (run.owed and good)) and learner.is_finite()
+    guard.owed = guard.owed or ended or due(run.done, settings.checkpoint_every, ended)
+    sound = (last or (guard.owed and good)) and learner.is_finite()
     if last and not sound:
         raise UserError(f"step {run.done}: weights are infinite or NaN, so they are not saved; {kept(run.out)}; lower train.lr")
     if not sound:
         return
-    if run.owed and good:  # the step to go back to, the same in a run that was never stopped
-        run.owed, learner.guard.anchor = False, run.done
+    if guard.owed and good:  # the step to go back to, the same in a run that was never stopped
+        guard.owed, guard.anchor = False, run.done
     if run.main:
         spent = run.log.seconds
         save_bridge(run.bridge, run.out / "bridge", run.recipe, metrics(run.done, run.loss, spent), learner.averaged)

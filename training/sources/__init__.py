@@ -113,7 +113,10 @@ def _raws(table: Table, source: str) -> Iterator[Raw]:
 
 
 def _rates(objective: Objective, options: Mapping[str, Any], reading: Reading) -> Objective:
-    return dataclasses.replace(objective, **{name: getattr(reading, name) for name in RATES if name in options})
+    rates = dataclasses.replace(objective, **{name: getattr(reading, name) for name in RATES if name in options})
+    if (total := rates.drop_text + rates.drop_image + rates.drop_both) > 1:
+        raise UserError(f"data: drop_text + drop_image + drop_both of a source is {total:g}; as shares of its rows they sum to 1 at most")
+    return rates
 
 
 def _module(name: str) -> Any:

@@ -70,6 +70,8 @@ def _metadata(root: Path, files: list[str]) -> Iterator[tuple[str, dict[str, Any
         for number, row in enumerate(_read(root / name)):
             if not isinstance(row, Mapping) or not isinstance(row.get("file_name"), str):
                 raise UserError(f"data folder.path: {root / name}: row {number + 1} names no picture; give each row a file_name")
+            if None in row:  # where csv puts what is beyond the header
+                raise UserError(f"data folder.path: {root / name}: row {number + 1} has too many cells; quote captions with commas")
             columns = {key: None if value == "" else value for key, value in row.items() if key != "file_name"}
             for key in [key for key in columns if key.endswith(("_file_name", "_file_names"))]:
                 columns[key.rsplit("_file_name", 1)[0]] = columns.pop(key)
