@@ -128,3 +128,14 @@ def test_a_cache_that_is_not_there_and_one_that_cannot_be(kept: Tree, tmp_path: 
     kept["data"] = [{"source": "flatland"}]
     with pytest.raises(UserError, match=r"train.cache: no source of this recipe keeps its rows"):
         Mixture(Recipe.from_dict(kept), bridge.hand)
+
+
+def test_rows_that_have_changed_are_another_cache(kept: Tree, tmp_path: Path) -> None:
+    recipe = Recipe.from_dict(kept)
+    bridge = assemble(recipe)
+    work_out(recipe, bridge, tmp_path / "cache")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(reversed(rows.read_text().splitlines(keepends=True))))
+    kept["train"]["cache"] = str(tmp_path / "cache")
+    with pytest.raises(UserError, match=r"not there, so nothing is kept for these rows"):
+        Mixture(Recipe.from_dict(kept), bridge.hand)

@@ -109,3 +109,16 @@ def test_steps_of_one_size_and_every_row_once(tree: dict[str, Any], hand: Hand, 
     assert sum(seen.values()) == 64 and max(seen.values()) <= 32  # a window is longer than these epochs
     whole = Counter(mixture.row(step, index).example.prompt for step in range(mixture.window) for index in range(4))
     assert set(whole.values()) == {mixture.window * 4 // 32}
+
+
+def test_sixteen_bits_of_grey_are_not_cut_to_white() -> None:
+    ramp = Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16))
+    assert ramp.mode == "I;16"
+    assert np.asarray(decoded(ramp))[..., 0].flatten().tolist() == pytest.approx(range(256), abs=1)
+
+
+def test_drawn_rows_are_square_beside_buckets(tree: dict[str, Any], hand: Hand) -> None:
+    tree["train"] |= {"max_aspect": 2.0, "size": 64}
+    mixture = Mixture(Recipe.from_dict(tree), hand)
+    assert [mixture.size(step) for step in range(3)] == [(64, 64)] * 3
+    assert mixture.row(0, 0).pixels is not None

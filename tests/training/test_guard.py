@@ -83,6 +83,20 @@ def test_a_stop_among_bad_steps_changes_nothing(tree: Tree, tmp_path: Path, at: 
     assert_same(*states)
 
 
+def test_a_stop_at_a_due_step_that_is_skipped_changes_nothing(tree: Tree, tmp_path: Path) -> None:
+    """The checkpoint is owed then, and made at the next good step: what a run goes back to may hang on it."""
+    states = []
+    for name in ("whole", "parts"):
+        for callbacks in ([interrupt(signal.SIGTERM, 3)], []) if name == "parts" else ([],):
+            recipe, bridge = made(tree, **BACK)  # a checkpoint every second step
+            poisoned.poison(recipe, bridge, [3, 5, 6])
+            train(recipe, bridge, tmp_path / name, callbacks)
+        states.append(checkpoint(tmp_path / name, 9))
+        states[-1].pop("seconds")
+    assert states[0]["guard"]["rollbacks"] == 1
+    assert_same(*states)
+
+
 def test_it_gives_up_in_one_line(tree: Tree, tmp_path: Path) -> None:
     recipe, bridge = made(tree, steps=40, max_skips=2, checkpoint_every=2)
     poisoned.poison(recipe, bridge, range(3, 40))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from metabridge.adapters import load
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.interfaces import Example, Hand
+from metabridge.bridge.interfaces import Example, Hand, Turn
 from metabridge.bridge.recipe import Recipe
 from metabridge.bridge.settings import Objective
 from metabridge.training.data import Drawn, Mixture, drop
@@ -199,3 +199,25 @@ def test_shares_of_two_sources(tree: Tree, hand: Hand, tmp_path: Path) -> None:
     drawn = rows(tree, hand, 40)
     for start in range(0, 40, 4):
         assert Counter(row.example.prompt for row in drawn[start : start + 4]) == {"a": 1, "b": 3}
+
+
+def test_pictures_of_the_history_are_dropped_with_the_others() -> None:
+    picture = Image.new("RGB", (8, 8))
+    row = Example("and now blue", (), picture, history=(Turn("user", "a cat", (picture,)), Turn("assistant", "here")))
+    kept, gone = (drop(row, Objective(drop_text=0.0, drop_image=0.5), u) for u in (0.7, 0.2))
+    assert kept == row and [turn.images for turn in gone.history] == [(), ()] and gone.prompt == row.prompt
+
+
+def test_bad_held_out_rows_are_passed_over(tree: Tree, hand: Hand, tmp_path: Path) -> None:
+    names = write_pictures(tmp_path, 20)
+    path = write_jsonl(tmp_path, [{"prompt": f"row {k}", "target": name} for k, name in enumerate(names)])
+    mixed = mixture(own(tree, path, holdout=4), hand)
+    first = mixed.held_out(0).example.prompt
+    (tmp_path / names[int(first.split()[1])]).write_bytes(b"torn")
+    assert mixed.held_out(0).example.prompt == mixed.held_out(1).example.prompt != first
+
+
+def test_rates_of_a_source_sum_to_one_at_most(tree: Tree, hand: Hand) -> None:
+    tree["data"][0] |= {"drop_text": 0.8, "drop_image": 0.9}
+    with pytest.raises(UserError, match=r"data: drop_text \+ drop_image \+ drop_both of a source is 1.7"):
+        mixture(tree, hand)

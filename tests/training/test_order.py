@@ -56,3 +56,8 @@ def test_blocks_are_read_together() -> None:
     """Of 100 blocks, the first rows come from no more than are shuffled as one."""
     order = Order([10] * 100, 0)
     assert len({order.index(k) // 10 for k in range(80)}) == 8
+
+
+def test_the_same_rows_are_held_out_whatever_the_seed() -> None:
+    """Stages have seeds of their own, and what one validates on must not be what another was trained on."""
+    assert Order([100], 0, 8).held_out == Order([100], 1, 8).held_out

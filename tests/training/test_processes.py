@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from metabridge.training.launch import launch
+from metabridge.training.stop import Stop
 from tests.training import worker
 
 
@@ -66,3 +67,20 @@ def test_a_signal_reaches_every_process() -> None:
     parent.send_signal(signal.SIGTERM)
     assert parent.wait(timeout=30) == 0
     parent.stdout.close()
+
+
+def test_the_line_of_the_one_that_says_why_is_heard(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first rank then fails in what it waits for, with a page that tells nothing."""
+    why = "if os.environ['RANK'] == '1':\n    print('metabridge: why', file=sys.stderr)\n    sys.exit(2)\n"
+    code = f"import os, sys, time\n{why}time.sleep(1)\nsys.exit(1)"
+    monkeypatch.setattr("metabridge.training.launch.GRACE", 5.0)
+    assert launch(["-c", code], 2, cuda=False) == 2
+    assert capfd.readouterr().err.endswith("metabridge: why\n")
+
+
+def test_a_ctrl_c_that_others_told_of_is_not_the_second() -> None:
+    stop = Stop()
+    assert stop.agree(True, False)
+    stop.handle(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        stop.handle(signal.SIGINT, None)
