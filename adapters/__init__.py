@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
 import inspect
 import logging
 from importlib.resources import files
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metabridge.bridge.errors import UserError, unknown
+from metabridge.bridge.modules import module_of, names_in
 from metabridge.bridge.recipe import Recipe
 from metabridge.bridge.saved import last_saved
 from metabridge.bridge.settings import Part
@@ -28,15 +28,14 @@ SHARED = {"brains": (), "hands": ("loras", "gradient_checkpointing", "compile")}
 
 def names(kind: str) -> list[str]:
     """The adapters of a kind: the names of the files in adapters/<kind>."""
-    folder = files("metabridge.adapters") / kind
-    return sorted(entry.name[:-3] for entry in folder.iterdir() if entry.name.endswith(".py") and entry.name != "__init__.py")
+    return names_in(f"metabridge.adapters.{kind}")
 
 
 def load(kind: str, part: Part) -> Any:
     """Import adapters/<kind>/<name>.py (a dotted name is a third party's module) and call its load(**options)."""
-    module = _module(kind, part.name)
-    parameters = inspect.signature(module.load).parameters
     singular, shared = kind.removesuffix("s"), SHARED[kind]
+    module = module_of(f"metabridge.adapters.{kind}", part.name, names(kind), singular, f"{singular}.name", f"the {singular}")
+    parameters = inspect.signature(module.load).parameters
     for option in part.options:
         if option not in parameters and option not in shared:
             raise UserError(unknown(f"{singular}.{option}", [*parameters, *shared], f"option of {singular} {part.name}"))
@@ -140,18 +139,3 @@ def _download(repo: str) -> Path:
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{repo}: no such folder, and not to be had from the hub ({reason}); check the name and the network") from error
-
-
-def _module(kind: str, name: str) -> Any:
-    if "." not in name and name not in names(kind):
-        raise UserError(unknown(name, names(kind), kind.removesuffix("s")))
-    path = name if "." in name else f"metabridge.adapters.{kind}.{name}"
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{kind.removesuffix('s')}.name: {name}: no module {error.name} in this environment; install it") from error
-    if not hasattr(module, "load"):
-        raise UserError(
-            f"{kind.removesuffix('s')}.name: {name}: the module has no load(); add one that returns the {kind.removesuffix('s')}"
-        )
-    return module

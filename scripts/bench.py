@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.files import write_whole
 from metabridge.bridge.recipe import Recipe
+from metabridge.scripts.output import write_asked
 from metabridge.training import recipes
 
 if TYPE_CHECKING:
@@ -72,10 +72,7 @@ def bench_command(name: str, overrides: Sequence[str], options: Options, json_fi
     for part in differences:
         console.print(route_table(report, part))
     if json_file is not None:
-        try:
-            write_whole(json_file, (json.dumps(report, indent=1) + "\n").encode())
-        except OSError as error:
-            raise UserError(f"--json {json_file}: cannot be written ({error.strerror}); make room or give another path") from error
+        write_asked("--json", json_file, (json.dumps(report, indent=1) + "\n").encode())
     if wrong := disagreement(differences, report["gradient_tolerance"]):
         print(f"metabridge: {wrong}", file=sys.stderr)
         sys.exit(1)

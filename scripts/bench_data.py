@@ -32,7 +32,8 @@ def bench_data_command(name: str, overrides: Sequence[str], rounds: int, json_fi
     from rich.console import Console
 
     from metabridge.adapters import load
-    from metabridge.scripts.data_check import hand_without_weights, write
+    from metabridge.scripts.data_check import hand_without_weights
+    from metabridge.scripts.output import write_asked
     from metabridge.scripts.quiet import quiet
     from metabridge.training.data import Mixture
     from metabridge.training.feeds import Made
@@ -59,7 +60,7 @@ def bench_data_command(name: str, overrides: Sequence[str], rounds: int, json_fi
     )
     console.print(table(report))
     if json_file is not None:
-        write(json_file, (json.dumps(report, indent=1) + "\n").encode(), "--json")
+        write_asked("--json", json_file, (json.dumps(report, indent=1) + "\n").encode())
 
 
 def measure(kind: str, mixture: Mixture, collate: Collate, workers: int, rounds: int) -> dict[str, Any]:

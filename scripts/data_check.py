@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.files import write_whole
 from metabridge.bridge.settings import Objective, Source, Train
 from metabridge.scripts.data import named
+from metabridge.scripts.output import rows_a_second, rows_progress, write_asked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,21 +76,14 @@ def check_command(what: str, options: Sequence[str], asked: Asked) -> None:
         reports.append(report)
         faults += [f"data {source.source}: {fault}" for fault in wrong(report, max_bad, asked.max_contaminated)]
     if asked.json_file is not None:
-        write(asked.json_file, (json.dumps(reports, indent=1, ensure_ascii=False) + "\n").encode(), "--json")
+        write_asked("--json", asked.json_file, (json.dumps(reports, indent=1, ensure_ascii=False) + "\n").encode())
     if asked.sheet is not None:
-        write(asked.sheet, samples.png(found.said), "--sheet")
+        write_asked("--sheet", asked.sheet, samples.png(found.said))
         console.print(f"samples: {asked.sheet}", markup=False, soft_wrap=True)
     for fault in faults:
         print(f"metabridge: {fault}", file=sys.stderr)
     if faults:
         sys.exit(1)
-
-
-def write(path: Path, data: bytes, option: str) -> None:
-    try:
-        write_whole(path, data)
-    except OSError as error:
-        raise UserError(f"{option} {path}: cannot be written ({error.strerror}); make room or give another path") from error
 
 
 def lists_of(against: Sequence[Path]) -> Benchmarks:
@@ -141,7 +134,6 @@ def hand_without_weights(recipe: Recipe) -> Any:
 
 
 def look(feed: Feed, asked: Asked, frames: Frames, benchmarks: Benchmarks, samples: Any, console: Console) -> Survey:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from metabridge.training.feeds import Made, Tabled
     from metabridge.training.survey import Survey, rows_of, table_rows
@@ -153,22 +145,14 @@ def look(feed: Feed, asked: Asked, frames: Frames, benchmarks: Benchmarks, sampl
         count = min(asked.rows or ENDLESS, ENDLESS)
     planned = min(count, total or count)
     samples.begin(planned)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with rows_progress(console) as progress:
         known = planned if planned < sys.maxsize else None
         task = progress.add_task("looking at rows", total=known, rate="")
         for row in rows_of(feed, count):
             example = survey.add(row)
             if example is not None and asked.sheet is not None:
                 samples.offer(survey.seen, example)
-            speed = progress.tasks[task].speed
-            progress.update(task, advance=1, rate=f"{speed:.0f} rows/s" if speed else "")
+            progress.update(task, advance=1, rate=rows_a_second(progress, task))
     return survey
 
 

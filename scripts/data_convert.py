@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.settings import Objective, Source
 from metabridge.scripts.data import named
+from metabridge.scripts.output import rows_a_second, rows_progress
 
 if TYPE_CHECKING:
     from metabridge.training.feeds import Feed
@@ -130,22 +131,12 @@ def plan(feed: Feed, out: Path, asked: Asked, unit: tuple[int, bool], known: dic
 
 def convert(job: Job, asked: Asked, console: Any) -> list[dict[str, Any]]:
     """Every shard's record, in order; stops where too many rows are bad."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with rows_progress(console) as progress:
         task = progress.add_task("converting", total=job.rows, rate="")
         tally = Tally(asked.max_bad)
 
         def met(good: int, bad: int) -> None:
-            speed = progress.tasks[task].speed
-            progress.update(task, completed=good + bad, rate=f"{speed:.0f} rows/s" if speed else "")
+            progress.update(task, completed=good + bad, rate=rows_a_second(progress, task))
             tally.check(good, bad)
 
         records = {record["name"]: record for record in shards(job, asked.processes, met)}

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.files import png, write_whole
+from metabridge.bridge.files import png
 from metabridge.bridge.thinking import MODES
+from metabridge.scripts.output import write_asked
 
 if TYPE_CHECKING:
     from metabridge.bridge.pipeline import BridgePipeline
@@ -135,9 +136,5 @@ def texts(prompt: str, thought: str | None, seed: int, bridge: str, settings: di
 
 def write(paths: Sequence[Path], pngs: Sequence[bytes]) -> None:
     for path, data in zip(paths, pngs, strict=True):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, data)
-        except OSError as error:
-            raise UserError(f"-o {path}: cannot be written ({error.strerror}); make room or give another path") from error
+        write_asked("-o", path, data, make_folder=True)
         print(path)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metabridge.bridge.errors import UserError, unknown
-from metabridge.bridge.files import write_whole
 from metabridge.bridge.recipe import Recipe
+from metabridge.scripts.output import write_asked
 from metabridge.training.log import read_metrics
 
 if TYPE_CHECKING:
@@ -67,11 +67,7 @@ def plot_command(folders: Sequence[Path], out: Path, x: str, keys: str | None) -
         raise UserError(unknown(x, X, "axis"))
     runs = [Run(name, read(folder, x)) for folder, name in zip(folders, names(folders), strict=True)]
     png = draw(runs, panels(runs, keys), x)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, png)
-    except OSError as error:
-        raise UserError(f"-o {out}: cannot be written ({error.strerror or error}); make room or give another path") from error
+    write_asked("-o", out, png, make_folder=True)
     print(out)
 
 

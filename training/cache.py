@@ -109,12 +109,9 @@ class SourceCache:
         """Rows whose latents are there."""
         return sum(len(found[1]) for shard in range(self.shards) if (found := _open(self.latents_of.path(shard))) is not None)
 
-    def seed(self, index: int) -> int:
-        """Of the noise with which latents are sampled: the row's own, the same in every epoch."""
-        return row_noise(index)
-
 
 def row_noise(index: int) -> int:
+    """Seed of the noise with which latents are sampled: the row's own, the same in every epoch."""
     return mix(index, 5) >> 1
 
 
@@ -182,7 +179,7 @@ def _latents(
     def flush(size: Size) -> Iterator[tuple[str, Tensor]]:
         rows = waiting.pop(size)
         pixels = in_range(torch.stack([pixels for _, pixels in rows]).to(device))
-        seeds = [cache.seed(index) for index, _ in rows] if cache.mode == "sample" else None
+        seeds = [row_noise(index) for index, _ in rows] if cache.mode == "sample" else None
         for (index, _), latents in zip(rows, hand.encode(pixels, seeds).cpu(), strict=True):
             yield str(index), latents.clone()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metabridge.bridge.interfaces import Collate
@@ -14,7 +16,7 @@ from metabridge.bridge.model import Batch
 from metabridge.bridge.objective import sample_sigma, shift_sigma
 from metabridge.bridge.settings import Objective
 from metabridge.training.data import Drawn
-from metabridge.training.loader import Share, stack
+from metabridge.training.loader import Share
 from metabridge.training.seeds import row_seed
 
 BANDS = 4  # of timesteps: quarters of what the training draws, from little noise to much
@@ -58,6 +60,11 @@ def make_batch(rows: list[Drawn], seeds: list[int], collate: Collate) -> Batch:
         noise_seeds=tuple(seeds),
         captions=tuple(row.caption for row in rows),
     )
+
+
+def stack(pictures: Sequence[NDArray[np.uint8]]) -> Tensor | None:
+    """[H, W, 3] each -> [B, 3, H, W], uint8."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) if pictures else None
 
 
 def noise_seed(seed: int, number: int, objective: Objective) -> int:

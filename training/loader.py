@@ -7,7 +7,7 @@ import math
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -101,11 +101,6 @@ def load(mixture: Mixture, collate: Collate, step: int, rows: range, room: Room 
         teacher=None if drawn[0].teacher is None else Condition.cat([row.teacher for row in drawn if row.teacher is not None]),
     )
     return Loaded(batch, tuple(skip for row in drawn for skip in row.skipped), mixture.cursors())
-
-
-def stack(pictures: Sequence[NDArray[np.uint8]]) -> Tensor | None:
-    """[H, W, 3] each -> [B, 3, H, W], uint8."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) if pictures else None
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.modules import names_in
 
 log = logging.getLogger(__name__)
 
 
 def names() -> list[str]:
-    folder = files("metabridge.training.presets")
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return names_in("metabridge.training.presets", ".yaml")
 
 
 def read(name: str) -> dict[str, Any]:

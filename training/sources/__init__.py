@@ -6,15 +6,14 @@ A source module has `load(**options)`, which returns a Table, a Stream or a Make
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from importlib.resources import files
 from typing import Any
 
 from metabridge.bridge.errors import UserError, unknown
+from metabridge.bridge.modules import module_of, names_in
 from metabridge.bridge.reading import section
 from metabridge.bridge.settings import Objective, Source, setting
 from metabridge.training import presets
@@ -43,8 +42,7 @@ SHARED = ("map", *(f.name for f in fields(Reading)))
 
 def names() -> list[str]:
     """The kinds of source: the names of the files here."""
-    folder = files("metabridge.training.sources")
-    return sorted(entry.name[:-3] for entry in folder.iterdir() if entry.name.endswith(".py") and entry.name != "__init__.py")
+    return names_in("metabridge.training.sources")
 
 
 def resolve(source: Source) -> Source:
@@ -61,7 +59,7 @@ def open_source(source: Source, objective: Objective, seed: int, number: int = 0
     `number`: which of the recipe's sources; `reach`: how far back rows may be asked for.
     """
     source = resolve(source)
-    module = _module(source.source)
+    module = module_of("metabridge.training.sources", source.source, [*names(), *presets.names()], "source", "data.source", "rows")
     parameters = {name: p for name, p in inspect.signature(module.load).parameters.items() if name not in OWN}
     what = f"data {source.source}"
     for option in source.options:
@@ -117,16 +115,3 @@ def _rates(objective: Objective, options: Mapping[str, Any], reading: Reading) -
     if (total := rates.drop_text + rates.drop_image + rates.drop_both) > 1:
         raise UserError(f"data: drop_text + drop_image + drop_both of a source is {total:g}; as shares of its rows they sum to 1 at most")
     return rates
-
-
-def _module(name: str) -> Any:
-    if "." not in name and name not in names():
-        raise UserError(unknown(name, [*names(), *presets.names()], "source"))
-    path = name if "." in name else f"metabridge.training.sources.{name}"
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        raise UserError(f"data.source: {name}: no module {error.name} in this environment; install it") from error
-    if not hasattr(module, "load"):
-        raise UserError(f"data.source: {name}: the module has no load(); add one that returns rows")
-    return module
