@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE, PAD, LINE, TEXT, TITLE = 192, 18, 19, 14, 18  # pixels
-INK, FAINT, RIGHT, WRONG, UNKNOWN, EDGE, PAPER = ("#1b1f24", "#6a737d", "#1a8f4b", "#cf3038", "#9a6700", "#d0d7de", "#ffffff")
+INK, FAINT, EDGE, PAPER = "#1b1f24", "#6a737d", "#d0d7de", "#ffffff"
+RIGHT, PARTLY, WRONG, UNKNOWN = "#1a8f4b", "#b35900", "#cf3038", "#6e5494"
 
 
 @dataclass(frozen=True)
 class Tile:
     image: Image.Image | None  # None = nothing was drawn
     lines: tuple[tuple[str, str], ...]  # (text, color)
-    mark: str = ""  # right, wrong, unscored, or "" for a picture that is only shown
+    mark: str = ""  # right, partly, wrong, unscored, or "" for a picture that is only shown
+    badge: str = ""  # what stands in the corner in the place of the tick, the cross or the dash: a score
 
 
 def shown(image: Image.Image, prompt: str, thought: str | None = None) -> Tile:
@@ -46,13 +48,17 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def _place(canvas: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, lines: list[tuple[str, str]], font: _Font, x: int, y: int) -> None:
-    edge = {"right": RIGHT, "wrong": WRONG, "unscored": UNKNOWN, "": EDGE}[tile.mark]
+    edge = {"right": RIGHT, "partly": PARTLY, "wrong": WRONG, "unscored": UNKNOWN, "": EDGE}[tile.mark]
     if tile.image is not None:
         fitted = _fit(tile.image)
         canvas.paste(fitted, (x + (SIDE - fitted.width) // 2, y + (SIDE - fitted.height) // 2))
     width = 3 if tile.mark else 1
     pen.rectangle((x - width, y - width, x + SIDE + width - 1, y + SIDE + width - 1), outline=edge, width=width)
-    if tile.mark:
+    if tile.badge:
+        badge = pen.textbbox((0, 0), tile.badge, font=font)[2] + 12
+        pen.rectangle((x + SIDE - badge, y, x + SIDE - 1, y + 25), fill=edge)
+        pen.text((x + SIDE - badge + 6, y + 4), tile.badge, fill=PAPER, font=font)
+    elif tile.mark:
         _mark(pen, tile.mark, edge, x + SIDE - 26, y)
     for number, (text, color) in enumerate(lines):
         pen.text((x - 2, y + SIDE + 8 + LINE * number), text, fill=color, font=font)

@@ -3,66 +3,67 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 
+from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import png
 from metabridge.eval import store
+from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK
 from metabridge.eval.plan import Plan, Sample
+from metabridge.eval.subjects import Drawing, Subject
 
 DRAWN = "drawn.jsonl"
-OK, MODEL_ERROR, INFRA_ERROR = "ok", "model_error", "infra_error"  # scored; counts as wrong; not scored, the result is incomplete
+SETTINGS = ("num_inference_steps", "guidance_scale", "height", "width")  # of a plan's generation, that a subject is told
 
 Progress = Callable[[int, bool], None]  # pictures done, and whether they were done just now
 
 
-class Drawn(Protocol):
-    @property
-    def images(self) -> list[torch.Tensor]:
-        """[3, H, W] in [0, 1], one a prompt."""
+def generate(
+    plan: Plan,
+    folder: Path,
+    subject: Subject,
+    progress: Progress = lambda pictures, fresh: None,
+    *,
+    data: Path | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> None:
+    """Draw every chunk that is not whole yet; `progress` hears of the pictures of an earlier run first.
 
-    @property
-    def thoughts(self) -> list[str | None]: ...
-
-
-class Drawer(Protocol):
-    """What is evaluated; a BridgePipeline is one. `seeds` has one seed per prompt."""
-
-    def __call__(
-        self, prompt: list[str], *, think: bool, seeds: list[int], output_type: str, num_inference_steps: int, guidance_scale: float
-    ) -> Drawn: ...
-
-    def draw_native(
-        self, captions: list[str], *, seeds: list[int], output_type: str, num_inference_steps: int, guidance_scale: float
-    ) -> Drawn: ...
-
-
-def generate(plan: Plan, folder: Path, drawer: Drawer, progress: Progress = lambda pictures, fresh: None) -> None:
-    """Draw every chunk that is not whole yet; `progress` hears of the pictures of an earlier run first."""
-    records = {record["key"]: record for record in store.read(folder / DRAWN)}
+    `data` is where the pictures of edits lie; `shard` (i, n) takes every n-th chunk from the i-th.
+    """
+    records = drawn(folder)
     missing = []
-    for chunk in plan.chunks():
+    for chunk in plan.chunks()[shard[0] :: shard[1]]:
         if all(is_drawn(sample, records.get(sample.key), folder) for sample in chunk):
             progress(len(chunk), False)
         else:
             missing.append(chunk)
-    settings = {key: plan.identity["generation"][key] for key in ("num_inference_steps", "guidance_scale")}
+    settings = {key: value for key, value in plan.identity["generation"].items() if key in SETTINGS}
     for chunk in missing:
-        drawn = _draw(drawer, chunk, settings)
-        rows = zip(chunk, drawn.images, drawn.thoughts, strict=True)
+        given = [[_source(data, name, sample) for name in sample.item.images] for sample in chunk]
+        drawings = subject.draw(chunk[0].row, chunk, given, settings)
         # records follow their pictures, so that a record always has its file
-        store.append(folder / DRAWN, [_keep(sample, pixels, thought, folder) for sample, pixels, thought in rows])
+        store.append(folder / DRAWN, [_keep(sample, drawing, folder) for sample, drawing in zip(chunk, drawings, strict=True)])
+        if all(drawing.state == INFRA_ERROR for drawing in drawings):
+            raise UserError(
+                f"{chunk[0].key} and the {len(chunk) - 1} pictures after it could not be had: {drawings[0].reason}; "
+                "when that is mended, run the same command again: what is done stays done"
+            )
         progress(len(chunk), True)
+
+
+def drawn(folder: Path) -> dict[str, dict[str, Any]]:
+    """What lies in `drawn.jsonl`, the last word on each picture."""
+    return {record["key"]: record for record in store.read(folder / DRAWN)}
 
 
 def is_drawn(sample: Sample, record: dict[str, Any] | None, folder: Path) -> bool:
     """Whether the picture lies there as it was drawn; a picture that could not be is drawn, too, and counts as wrong."""
-    if record is None or record["seed"] != sample.seed:
+    if record is None or record["seed"] != sample.seed or record["state"] == INFRA_ERROR:
         return False
     if record["state"] == MODEL_ERROR:
         return True
@@ -72,23 +73,20 @@ def is_drawn(sample: Sample, record: dict[str, Any] | None, folder: Path) -> boo
         return False
 
 
-def _draw(drawer: Drawer, chunk: Sequence[Sample], settings: dict[str, Any]) -> Drawn:
-    texts, seeds, row = [sample.item.text for sample in chunk], [sample.seed for sample in chunk], chunk[0].row
-    if row == "native":
-        return drawer.draw_native(texts, seeds=seeds, output_type="pt", **settings)
-    return drawer(texts, think=row == "think", seeds=seeds, output_type="pt", **settings)
+def _source(data: Path | None, name: str, sample: Sample) -> Image.Image:
+    """A picture that comes with a prompt."""
+    path = (data or Path()) / name
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: the picture of {sample.item.id} cannot be read ({' '.join(str(error).split())}); mend it") from error
 
 
-def _keep(sample: Sample, pixels: torch.Tensor, thought: str | None, folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = {"key": sample.key, "seed": sample.seed, "prompt": sample.item.text, "thought": thought}
-    if not torch.isfinite(pixels).all():
-        return {**record, "state": MODEL_ERROR, "reason": "the picture has NaN or infinite pixels", "sha256": None}
-    data = png(_image(pixels), {"prompt": sample.item.text, "thought": thought or "", "seed": str(sample.seed)})
+def _keep(sample: Sample, drawing: Drawing, folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = {"key": sample.key, "seed": sample.seed, "prompt": sample.item.text, "thought": drawing.thought}
+    if drawing.image is None:
+        return {**record, "state": drawing.state, "reason": drawing.reason, "sha256": None}
+    data = png(drawing.image, {"prompt": sample.item.text, "thought": drawing.thought or "", "seed": str(sample.seed)})
     store.write(folder / sample.file, data)
     return {**record, "state": OK, "reason": "", "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _image(pixels: torch.Tensor) -> Image.Image:
-    """[3, H, W] in [0, 1] -> 8 bits."""
-    values = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu()
-    return Image.fromarray(np.asarray(values))

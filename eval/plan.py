@@ -1,24 +1,30 @@
 """What an evaluation will draw, written down before anything is drawn: `plan.json`.
 
-A row of a table is one way to draw: `bridge` (the prompt alone), `think` (the brain's thought after the prompt) and `native` (the
-hand under its own text encoder, the baseline). All draw the same prompts with the same seeds, so that their differences are paired.
-Drawing is cut into fixed chunks, so that a run that was killed draws the rest to the same bits.
+A row of a table is one way to draw (ROWS of the benchmarks): the prompt alone, the brain's thought after it or in its place, or the hand
+under its own text encoder. All draw the same prompts with the same seeds, so that their differences are paired. Drawing is cut into fixed
+chunks, so that a run that was killed, or split over processes, draws the rest to the same bits.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError, unknown
-from metabridge.eval import benchmarks, store
-from metabridge.eval.benchmarks import Item
+from metabridge.eval import store
+from metabridge.eval.benchmarks import ROWS, Benchmark
+from metabridge.eval.benchmarks import load as load_benchmark
+from metabridge.eval.items import Item
 
 CHUNK = 32  # pictures drawn together
-ROWS = {"bridge": ("composition", "reasoning"), "think": ("reasoning",), "native": ("composition",)}
+BASE_SEED = 0
+SEEDS = ("image", "official")
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Sample:
 
     @property
     def key(self) -> str:
-        return f"{self.row}/{self.item.kind}/{self.item.id}-{self.k}"
+        return f"{self.row}/{self.item.group}/{self.item.id}-{self.k}"
 
     @property
     def file(self) -> str:
@@ -41,24 +47,34 @@ class Sample:
 
 @dataclass(frozen=True)
 class Plan:
-    identity: dict[str, Any]  # what was measured: benchmark, bridge, generation, code
+    identity: dict[str, Any]  # what is drawn: benchmark, model, generation, code
     items: tuple[Item, ...]
-    wants: dict[str, Any]  # what the picture of an item must show, by the item's id
+    scoring: dict[str, Any]  # how it is to be scored unless told otherwise: data, judge, models, compat
+    definition: Benchmark
 
     @property
     def benchmark(self) -> dict[str, Any]:
         return dict(self.identity["benchmark"])
 
+    @property
+    def rows(self) -> list[str]:
+        return list(self.identity["generation"]["rows"])
+
     def samples(self) -> list[Sample]:
         """Row by row, item by item, picture by picture."""
-        base, images = self.benchmark["base_seed"], self.benchmark["images_per_prompt"]
+        images, parts = self.benchmark["images_per_prompt"], self.identity["generation"]["rows"]
         return [
-            Sample(row, item, k, base + 1000 * item.number + k)
-            for row in self.identity["generation"]["rows"]
+            Sample(row, item, k, self._seed(item, k))
+            for row, drawn in parts.items()
             for item in self.items
-            if item.part in ROWS[row]
+            if self.definition.part_of(item.group) in drawn
             for k in range(images)
         ]
+
+    def _seed(self, item: Item, k: int) -> int:
+        if self.benchmark["seeds"] == "official":
+            return int(self.definition.official_seed or 0) + k
+        return BASE_SEED + 1000 * item.number + k
 
     def chunks(self) -> list[list[Sample]]:
         """Pictures that are drawn together: at most CHUNK of one row."""
@@ -71,48 +87,80 @@ class Plan:
 
 
 def make(
-    name: str,
-    bridge: Mapping[str, Any],
+    benchmark: Benchmark,
+    model: Mapping[str, Any],
     generation: Mapping[str, Any],
     code: Mapping[str, Any],
     *,
     limit: Mapping[str, int] | None = None,
     images: int | None = None,
-    rows: Sequence[str] = tuple(ROWS),
+    rows: Sequence[str] | None = None,
+    seeds: str = "image",
+    data: Path | None = None,
+    scoring: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """`limit`: most prompts of a tag or kind, of each of a part, or of `all`; what is named more closely counts. `rows`: which of ROWS."""
-    benchmark = benchmarks.load(name)
-    prompts = _prompts(name, limit or {})
-    images = benchmark.IMAGES if images is None else images
+    """`limit`: most prompts of a group, of each of a part, or of `all`; what is named more closely counts. `rows`: ways to draw."""
+    images = benchmark.images if images is None else images
     if not 1 <= images <= 1000:
         raise UserError(f"--images {images}: a prompt has 1000 seeds; give 1 to 1000")
-    pairs = benchmark.items(prompts)
+    if seeds not in SEEDS:
+        raise UserError(f"--seeds {unknown(seeds, SEEDS, 'way to seed')}")
+    if seeds == "official" and benchmark.official_seed is None:
+        raise UserError(f"--seeds official: {benchmark.name} fixes no seeds; leave it at image")
+    every = benchmark.items(data)
+    prompts = prompts_of(benchmark, every, limit or {})
+    items = _first(every, prompts)
     identity = {
         "benchmark": {
-            "name": name,
-            "version": benchmark.VERSION,
-            "data_sha256": _data_hash(pairs),
+            "name": benchmark.name,
+            "version": benchmark.version,
+            "data_sha256": data_hash(items),
             "prompts": prompts,
             "images_per_prompt": images,
-            "base_seed": benchmark.BASE_SEED,
+            "seeds": seeds,
+            "base_seed": BASE_SEED if seeds == "image" else benchmark.official_seed,
         },
-        "bridge": dict(bridge),
-        "generation": {**generation, "rows": list(rows), "chunk": CHUNK},
+        "model": dict(model),
+        "generation": {**generation, "rows": drawn_parts(benchmark, rows), "chunk": CHUNK},
         "code": dict(code),
     }
-    return Plan(identity, tuple(item for item, _ in pairs), {item.id: want for item, want in pairs})
+    return Plan(identity, items, dict(scoring or {}), benchmark)
 
 
-def _prompts(name: str, limit: Mapping[str, int]) -> dict[str, int]:
-    """Tag or kind -> its number of prompts."""
-    benchmark = benchmarks.load(name)
-    kinds = {kind: part for part, kinds in benchmark.PARTS.items() for kind in kinds}
+def drawn_parts(benchmark: Benchmark, rows: Sequence[str] | None) -> dict[str, list[str]]:
+    """Row -> the parts that it draws: those that the benchmark means it for; a row that it does not speak of draws all."""
+    usual = {row: [name for name, part in benchmark.parts.items() if row in part.rows] for row in ROWS}
+    chosen = [row for row in ROWS if usual[row]] if rows is None else rows
+    for row in chosen:
+        if row not in ROWS:
+            raise UserError(f"--rows {unknown(row, ROWS, 'way to draw')}")
+    return {row: usual[row] or list(benchmark.parts) for row in chosen}
+
+
+def prompts_of(benchmark: Benchmark, items: Sequence[Item], limit: Mapping[str, int]) -> dict[str, int]:
+    """Group -> its number of prompts that training may have shown."""
+    there = Counter(item.group for item in items if not item.held_out)
+    most = max(there.values())
     for key, number in limit.items():
-        if key not in (known := ("all", *benchmark.PARTS, *kinds)):
-            raise UserError(f"--limit {unknown(key, known, f'part, tag or kind of {name}')}")
-        if not 1 <= number <= benchmark.PROMPTS:
-            raise UserError(f"--limit {number}: {name} has {benchmark.PROMPTS} prompts a tag or kind; give 1 to {benchmark.PROMPTS}")
-    return {kind: limit.get(kind, limit.get(part, limit.get("all", benchmark.PROMPTS))) for kind, part in kinds.items()}
+        if key not in (known := ("all", *benchmark.parts, *there)):
+            raise UserError(f"--limit {unknown(key, known, f'part, tag or kind of {benchmark.name}')}")
+        own = there.get(key, most)
+        if not 1 <= number <= own:
+            raise UserError(f"--limit {number}: {benchmark.name} has {own} prompts a tag or kind; give 1 to {own}")
+    parts = {group: benchmark.part_of(group) for group in there}
+    return {group: min(number, limit.get(group, limit.get(parts[group], limit.get("all", number)))) for group, number in there.items()}
+
+
+def _first(items: Sequence[Item], prompts: Mapping[str, int]) -> tuple[Item, ...]:
+    """The first prompts of each group, and a quarter as many of those held out."""
+    taken: Counter[tuple[str, bool]] = Counter()
+    chosen = []
+    for item in items:
+        most = math.ceil(prompts[item.group] / 4) if item.held_out else prompts[item.group]
+        if taken[item.group, item.held_out] < most:
+            taken[item.group, item.held_out] += 1
+            chosen.append(item)
+    return tuple(chosen)
 
 
 def save(plan: Plan, folder: Path) -> Plan:
@@ -127,36 +175,48 @@ def save(plan: Plan, folder: Path) -> Plan:
                     f"{folder} holds another evaluation: its {key} is {there.get(key)}, asked for is {asked[key]}; "
                     "give another folder with -o, or remove this one"
                 )
-        return earlier
-    store.write_json(path, {"identity": plan.identity, "items": [asdict(item) for item in plan.items]})
+        return Plan(earlier.identity, earlier.items, plan.scoring, plan.definition)
+    store.write_json(path, {"identity": plan.identity, "scoring": plan.scoring, "items": [asdict(item) for item in plan.items]})
     return plan
 
 
 def load(folder: Path) -> Plan:
-    """The plan of an evaluation folder; what its pictures must show comes from the benchmark, checked by its hash."""
+    """The plan of an evaluation folder."""
     path = folder / "plan.json"
     if not path.exists():
         raise UserError(f"{folder}: no plan.json there; `metabridge eval BRIDGE -o {folder}` starts an evaluation")
-    identity = store.read_json(path)["identity"]
-    asked = identity["benchmark"]
-    pairs = benchmarks.load(asked["name"]).items(asked["prompts"])
-    if (found := _data_hash(pairs)) != asked["data_sha256"]:
+    tree = store.read_json(path)
+    try:
+        identity, scoring = tree["identity"], tree["scoring"]
+        items = tuple(Item(**{**item, "images": tuple(item["images"])}) for item in tree["items"])
+        asked = identity["benchmark"]
+        name, version, sha256 = scoring.get("benchmark", asked["name"]), asked["version"], asked["data_sha256"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a plan that this version can read ({error}); start anew in another folder with -o") from error
+    benchmark = load_benchmark(name)
+    if version != benchmark.version:
         raise UserError(
-            f"{folder}: planned on {asked['name']} data {asked['data_sha256'][:12]}, this version has {found[:12]}; "
-            "start anew in another folder with -o"
+            f"{folder}: planned on {name} version {version}, this is version {benchmark.version}; start anew in another folder with -o"
         )
-    return Plan(identity, tuple(item for item, _ in pairs), {item.id: want for item, want in pairs})
+    if (found := data_hash(items)) != sha256:
+        raise UserError(
+            f"{folder}: planned on {name} data {sha256[:12]}, its plan.json holds {found[:12]}; start anew in another folder with -o"
+        )
+    return Plan(identity, items, scoring, benchmark)
 
 
 def _measured(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two evaluations the same: neither a name nor a place on a disk, nor the commit."""
-    bridge = identity["bridge"]
-    parts = {f"{part} fingerprint": bridge[part]["fingerprint"][:16] for part in ("brain", "hand")}
-    own = {"bridge fingerprint": bridge["fingerprint"][:16], **parts, "brain.quantize": bridge["brain"].get("quantize", "none")}
+    model = identity["model"]
+    own = {f"{model['kind']} fingerprint": model["fingerprint"][:16]}
+    if model["kind"] == "bridge":
+        own |= {f"{part} fingerprint": model[part]["fingerprint"][:16] for part in ("brain", "hand")}
+        own["brain.quantize"] = model["brain"].get("quantize", "none")
     benchmark = {f"benchmark {k}": v for k, v in identity["benchmark"].items() if k != "prompts"}
-    prompts = {f"number of {kind} prompts": number for kind, number in identity["benchmark"]["prompts"].items()}
+    prompts = {f"number of {group} prompts": number for group, number in identity["benchmark"]["prompts"].items()}
     return {**prompts, **benchmark, **own, **identity["generation"]}
 
 
-def _data_hash(pairs: list[tuple[Item, Any]]) -> str:
-    return hashlib.sha256("\n".join(repr(pair) for pair in pairs).encode()).hexdigest()
+def data_hash(items: Sequence[Item]) -> str:
+    """Of the prompts and of what their pictures must show."""
+    return hashlib.sha256(json.dumps([asdict(item) for item in items], sort_keys=True, ensure_ascii=False).encode()).hexdigest()

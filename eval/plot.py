@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 BRIDGES = ("#3b7ddd", "#17a398")  # the evaluated bridge, another one beside it
-BASELINE, IMPLICIT, THINK = "#9aa3ad", "#8fb4ec", "#e07b39"
+BASELINE, IMPLICIT, THINK, REWRITE = "#9aa3ad", "#8fb4ec", "#e07b39", "#7a5cc0"
 _INK = "#010203"  # written out as `currentColor`
 
 
@@ -39,16 +39,16 @@ class Series:
     color: str
 
 
-def bars(series: Sequence[Series], names: dict[str, str]) -> str:
-    """Groups of bars, a group a kind, each with its interval; a short line across a group marks chance."""
+def bars(series: Sequence[Series], names: Mapping[str, str], ylabel: str = "share right", top: float | None = 1.0) -> str:
+    """Groups of bars, a group a kind, each with its interval; a short line across a group marks chance. `top`: the best value, if any."""
     kinds = list(series[0].group)
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(9.6, 3.3))
         width = 0.8 / len(series)
         for number, one in enumerate(series):
             for place, kind in enumerate(kinds):
-                cell = one.group[kind]
-                if cell["value"] is None:
+                cell = one.group.get(kind, {})
+                if cell.get("low") is None:
                     continue
                 x = place - 0.4 + width * (number + 0.5)
                 axes.bar(x, cell["value"], width * 0.92, color=one.color)
@@ -58,8 +58,8 @@ def bars(series: Sequence[Series], names: dict[str, str]) -> str:
             if "chance" in series[0].group[kind]:
                 axes.plot([place - 0.45, place + 0.45], [series[0].group[kind]["chance"]] * 2, color=_INK, lw=1.2, ls=":")
         axes.set_xticks(range(len(kinds)), [names.get(kind, kind).replace(" ", "\n") for kind in kinds])
-        axes.set_ylim(0, 1.04)
-        axes.set_ylabel("share right")
+        axes.set_ylim(0, None if top is None else 1.04 * top)
+        axes.set_ylabel(ylabel)
         axes.axvline(0.5, color=_INK, linewidth=0.6, alpha=0.35)  # overall stands apart
         handles: list[Any] = [Patch(color=one.color, label=one.label) for one in series]
         if any("chance" in cell for cell in series[0].group.values()):

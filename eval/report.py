@@ -1,4 +1,4 @@
-"""A result as tables, and an evaluation as one self-contained page: numbers, figures, contact sheets, what was measured."""
+"""An evaluation as one self-contained page and as Markdown: numbers, figures, contact sheets, what was measured."""
 
 from __future__ import annotations
 
@@ -12,51 +12,10 @@ from typing import Any
 import jinja2
 
 from metabridge.eval import plot, sheet, store
-from metabridge.eval.result import BASELINE, Cell, Group
+from metabridge.eval.benchmarks import BADGES, ROWS, Benchmark, Metric
+from metabridge.eval.columns import Column, columns, get
 from metabridge.eval.score import Scored
-
-NATIVE = "hand's own text encoder"
-NAMES = {
-    "overall": "overall",
-    "single": "single",
-    "two_object": "two objects",
-    "counting": "counting",
-    "colors": "colors",
-    "position": "position",
-    "color_attr": "color attribution",
-    "color_fact": "color fact",
-    "shape_fact": "shape fact",
-    "number_fact": "number fact",
-    "arithmetic": "arithmetic",
-    "two_hop": "two-hop",
-    "negation": "negation",
-    "comparison": "comparison",
-}
-SECTIONS = (
-    ("bridge", "composition", "Composition: the bridge"),
-    ("think", "reasoning", "Reasoning with think: the brain's thought stands below the prompt"),
-    ("bridge", "reasoning", "Reasoning, implicit: no thought"),
-    ("native", "composition", f"Composition: the {NATIVE}"),
-)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A number of a table and what stands smaller beside it."""
-
-    value: str
-    interval: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.value} {self.interval}".strip()
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    note: str
-    columns: tuple[str, ...]  # the first names the row
-    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
+from metabridge.eval.tables import NATIVE, Entry, Results, Table, column_title, entry, result_tables, rows_of, title_of, warnings
 
 
 @dataclass(frozen=True)
@@ -77,8 +36,10 @@ class Page:
     sheets: Sequence[tuple[str, Sequence[Figure]]]
     identity: Sequence[tuple[str, str]]
     warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()
     commands: Sequence[tuple[str, str, str]] = ()  # (command, what it did, time)
     before: Sequence[tuple[str, str, Sequence[Figure]]] = ()  # (heading, text, figures), above the tables
+    links: Sequence[tuple[str, str]] = ()  # (text, relative address)
 
 
 def render(page: Page) -> str:
@@ -92,192 +53,132 @@ def write(page: Page, path: Path) -> Path:
     return path
 
 
-def page(scored: Sequence[Scored], result: Mapping[str, Any], folder: Path) -> Page:
+def page(
+    benchmark: Benchmark, scored: Sequence[Scored], result: Mapping[str, Any], folder: Path, data: Path | None = None, bounds: bool = False
+) -> Page:
     """The report of one evaluation; its contact sheets are written on the way."""
-    benchmark, bridge = result["identity"]["benchmark"], result["identity"]["bridge"]
-    results = {"bridge": result}
+    results = {"bridge" if result["identity"]["model"]["kind"] == "bridge" else "model": result}
+    tables = result_tables(benchmark, results, bounds)
+    figures = {benchmark.parts[part].title or benchmark.title: part_plot(benchmark, part, results) for part in benchmark.parts}
+    known = published(benchmark, result)
     return Page(
-        title=f"{benchmark['name']}: {bridge['name']}",
-        lead=f"{size(benchmark)}, scored exactly from pixels.",
-        cards=cards(result),
-        tables=[
-            (composition(results), [composition_plot(results)]),
-            (reasoning(results), [reasoning_plot(result)]),
-            *((table, []) for table in held_out(result)),
-        ],
-        sheets=sheets(scored, folder),
+        title=f"{benchmark.name}: {result['identity']['model']['name']}",
+        lead=f"{benchmark.title}. {size(benchmark, result['identity']['benchmark'])}. Variant {result['variant']}.",
+        cards=cards(benchmark, result),
+        tables=[*((table, [f for f in [figures.get(table.title)] if f]) for table in tables), *((table, []) for table in known)],
+        sheets=sheets(benchmark, scored, folder, data),
         identity=identity(result["identity"]),
         warnings=warnings(result),
+        notes=notes(benchmark, result),
     )
 
 
-def size(benchmark: Mapping[str, Any]) -> str:
-    """ "100 prompts of each tag and kind, 2 pictures a prompt", or how many of which."""
+def notes(benchmark: Benchmark, result: Mapping[str, Any]) -> list[str]:
+    """How far the number can be trusted, and what the benchmark's own traps are."""
+    lines = [f"Badge: {benchmark.badge} ({BADGES[benchmark.badge]}). {benchmark.badge_note}".strip()]
+    if benchmark.published and not published(benchmark, result):
+        others = sorted({row.variant for row in benchmark.published})
+        lines.append(f"Published numbers are of other variants ({', '.join(others)}); they do not stand beside {result['variant']}.")
+    return [*lines, *benchmark.notes]
+
+
+def published(benchmark: Benchmark, result: Mapping[str, Any]) -> list[Table]:
+    """Numbers from the literature, beside a result of the same variant alone."""
+    same = [row for row in benchmark.published if f"{benchmark.name}/{row.variant}" == result["variant"]]
+    if not same:
+        return []
+    digits = {metric.name: metric.digits for metric in benchmark.metrics}
+    rows = tuple((row.name, (Entry(f"{row.value:.{digits.get(row.metric, 2)}f}"), Entry(row.metric), Entry(row.source))) for row in same)
+    return [Table("Published", "By their authors, on the same variant; without intervals.", ("model", "value", "metric", "source"), rows)]
+
+
+def size(benchmark: Benchmark, measured: Mapping[str, Any]) -> str:
+    """ "Prompts: 100 of each group. 2 pictures a prompt", or how many of which."""
     kinds: dict[int, list[str]] = {}
-    for kind, number in benchmark["prompts"].items():
-        kinds.setdefault(number, []).append(NAMES.get(kind, kind))
-    numbers = sorted(kinds, reverse=True)
-    prompts = (
-        [f"{number} of {', '.join(kinds[number])}" for number in numbers] if len(numbers) > 1 else [f"{numbers[0]} of each tag and kind"]
-    )
-    pictures = benchmark["images_per_prompt"]
+    for kind, number in measured["prompts"].items():
+        kinds.setdefault(number, []).append(benchmark.title_of(kind))
+    numbers, labels = sorted(kinds, reverse=True), dict.fromkeys(part.label for part in benchmark.parts.values())
+    if len(numbers) > 1:
+        prompts = [f"{number} of {', '.join(kinds[number])}" for number in numbers]
+    else:
+        prompts = [f"{numbers[0]} of each {' and '.join(labels)}" if len(kinds[numbers[0]]) > 1 else str(numbers[0])]
+    pictures = measured["images_per_prompt"]
     return f"Prompts: {'; '.join(prompts)}. {pictures} picture{'s' if pictures > 1 else ''} a prompt"
 
 
-def cards(result: Mapping[str, Any]) -> list[tuple[str, Entry, str]]:
-    """The four numbers to read first."""
-    scores, found = result["scores"], []
-    native = result["baselines"].get(BASELINE, {}).get("composition", {}).get("overall")
-    beside = f"{NATIVE}: {entry(native)}" if native else "mean of the tags"
-    found.append(("Composition, overall", entry(scores["composition"]["overall"]), beside))
-    found.append(("Composition, single", entry(scores["composition"]["single"]), "one object, any color"))
-    for mode, what in (("think", "Reasoning with think"), ("implicit", "Reasoning, implicit")):
-        cell = scores["reasoning"][mode]["overall"]
-        found.append((what, entry(cell), f"chance: {cell['chance']:.2f}"))
+def cards(benchmark: Benchmark, result: Mapping[str, Any]) -> list[tuple[str, Entry, str]]:
+    """The numbers to read first: the headline of each part, in each way of drawing."""
+    headline, found = benchmark.metrics[0], []
+    ways = [column for column in columns(benchmark, rows_of(result)) if column.metric == headline and get(result, column.path)]
+    native = {column.part: get(result, column.path)["overall"] for column in ways if column.row == "native"}
+    for column in ways:
+        cell = get(result, column.path)["overall"]
+        spec = benchmark.parts[column.part]
+        if column.row == "native":
+            continue
+        mode = f", {column.mode}" if column.path[2:3] == (column.mode,) else ""
+        if column.part in native:
+            beside = f"{NATIVE}: {entry(native[column.part], digits=headline.digits)}"
+        elif "chance" in cell:
+            beside = f"chance: {cell['chance']:.2f}"
+        else:
+            beside = result["variant"]
+        title = spec.title or headline.title or headline.name
+        found.append((f"{title}{mode or ', overall'}", entry(cell, digits=headline.digits), beside))
     return found
 
 
-def composition_plot(results: Mapping[str, Mapping[str, Any]]) -> Figure:
-    groups = [(name, result["scores"]["composition"]) for name, result in results.items()]
-    native = next(iter(results.values()))["baselines"].get(BASELINE)
-    series = [plot.Series(name, group, color) for (name, group), color in zip(groups, plot.BRIDGES, strict=False)]
-    if native:
-        series.append(plot.Series(NATIVE, native["composition"], plot.BASELINE))
-    return Figure("Composition by tag, with 95% intervals", svg=plot.bars(series, NAMES))
+def part_plot(benchmark: Benchmark, part: str, results: Results, title: str = "") -> Figure:
+    """Bars with intervals, a group of bars a group of the benchmark; of the headline metric."""
+    metric, series, colors = benchmark.metrics[0], [], iter(plot.BRIDGES)
+    for number, (name, result) in enumerate(results.items()):
+        for column in columns(benchmark, rows_of(result)):
+            if (column.part, column.metric) != (part, metric) or not get(result, column.path) or (number and column.row == "native"):
+                continue
+            color = _color(column) or next(colors, plot.BRIDGES[-1])
+            series.append(plot.Series(column_title(column, len(results), name, True), get(result, column.path), color))
+    series.sort(key=lambda one: one.color == plot.BASELINE)
+    names = {group: title_of(benchmark, group) for one in series for group in one.group}
+    spec = benchmark.parts[part]
+    heading = f"{spec.title or benchmark.title} by {spec.label}{title and f': {title}'}, with 95% intervals"
+    label = "share right" if (metric.low, metric.high) == (0, 1) and metric.name == "correct" else metric.title or metric.name
+    return Figure(heading, svg=plot.bars(series, names, label, metric.high) if series else "")
 
 
-def reasoning_plot(result: Mapping[str, Any], name: str = "") -> Figure:
-    scores = result["scores"]["reasoning"]
-    series = [plot.Series(mode, scores[mode], color) for mode, color in (("implicit", plot.IMPLICIT), ("think", plot.THINK))]
-    return Figure(f"Reasoning by kind{name and f': {name}'}, with 95% intervals", svg=plot.bars(series, NAMES))
+def _color(column: Column) -> str:
+    """Of a way of drawing that stands beside others; a model's color is its own."""
+    if column.row == "native":
+        return plot.BASELINE
+    if column.path[2:3] != (column.mode,):
+        return ""
+    return {"bridge": plot.IMPLICIT, "think": plot.THINK, "rewrite": plot.REWRITE}[column.row]
 
 
-def entry(cell: Cell | None, *, signed: bool = False) -> Entry:
-    if cell is None:
-        return Entry("")
-    if cell["value"] is None:
-        return Entry("n/a", f"({cell['unscored']} of {cell['n']} unscored)")
-    form = "{:+.2f}" if signed else "{:.2f}"
-    low, high, value = (form.format(round(cell[key], 2) + 0.0) for key in ("low", "high", "value"))
-    return Entry(value, f"[{low}, {high}]")
-
-
-def composition(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Rows are tags; a column a bridge, then the baseline and the first bridge's difference from it."""
-    first = next(iter(results.values()))
-    columns: list[tuple[str, Group, bool]] = [(name, result["scores"]["composition"], False) for name, result in results.items()]
-    if BASELINE in first["baselines"]:
-        columns.append((NATIVE, first["baselines"][BASELINE]["composition"], False))
-        name = "difference" if len(results) == 1 else f"{next(iter(results))} - hand's own"
-        columns.append((name, first["differences"][f"bridge - {BASELINE}"]["composition"], True))
-    return _table("Composition", "Share of pictures that show exactly what the prompt says.", "tag", columns)
-
-
-def reasoning(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Rows are kinds; implicit and think of each bridge, the difference of the two for a single one, and chance."""
-    columns: list[tuple[str, Group, bool]] = []
-    for name, result in results.items():
-        prefix = f"{name}, " if len(results) > 1 else ""
-        columns += [(f"{prefix}{mode}", result["scores"]["reasoning"][mode], False) for mode in ("implicit", "think")]
-    first = next(iter(results.values()))
-    if len(results) == 1:
-        columns.append(("difference", first["differences"]["think - implicit"]["reasoning"], True))
-    table = _table(
-        "Reasoning",
-        "Share of pictures that show what the prompt means. Implicit: the queries stand right after the prompt. Think: the brain writes a "
-        "thought first. Chance: what the words say is drawn and the fact is guessed.",
-        "kind",
-        columns,
-    )
-    guesses = [first["scores"]["reasoning"]["implicit"][kind].get("chance") for kind in first["scores"]["reasoning"]["implicit"]]
-    rows = [
-        (label, (*entries, Entry("" if guess is None else f"{guess:.2f}")))
-        for (label, entries), guess in zip(table.rows, guesses, strict=True)
-    ]
-    return Table(table.title, table.note, (*table.columns, "chance"), tuple(rows))
-
-
-def headline(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The overall numbers of each bridge, and single, in one table; the baseline and chance where there are such."""
-    first = next(iter(results.values()))
-    native = first["baselines"].get(BASELINE, {}).get("composition", {})
-    rows: list[tuple[str, list[Cell | None], float | None]] = [
-        (f"composition, {NAMES[kind]}", [*(r["scores"]["composition"][kind] for r in results.values()), native.get(kind)], None)
-        for kind in first["scores"]["composition"]
-    ]
-    for mode in ("implicit", "think"):
-        cells = [r["scores"]["reasoning"][mode]["overall"] for r in results.values()]
-        rows.append((f"reasoning, {mode}", [*cells, None], cells[0]["chance"]))
-    return Table(
-        "What it scores",
-        "",
-        ("", *results, NATIVE, "chance"),
-        tuple((label, (*map(entry, cells), Entry("" if guess is None else f"{guess:.2f}"))) for label, cells, guess in rows),
-    )
-
-
-def held_out(result: Mapping[str, Any]) -> list[Table]:
-    """Seen and held-out pairings side by side, for the tags and kinds that have both."""
-    apart, tables = result["held_out"], []
-    groups: list[tuple[str, str, str, list[tuple[str, Any]]]] = [
-        (
-            "Held-out color and shape pairs",
-            "Neither the hand's denoiser and text encoder nor the connector were trained on these pairs, though on each color and each "
-            "shape in others. The hand's autoencoder, which knows pixels and no words, was.",
-            "tag",
-            [("bridge", lambda r: r["scores"]["composition"]), (NATIVE, lambda r: r["baselines"].get(BASELINE, {}).get("composition"))],
-        ),
-        (
-            "Held-out fact pairings",
-            "The facts are the brain's; these pairings never occurred in its think-rewrites. "
-            "Thought: share of thoughts that are the canonical rewrite, word for word.",
-            "kind",
-            [("think", lambda r: r["scores"]["reasoning"]["think"]), ("thought", lambda r: r["thoughts"])],
-        ),
-    ]
-    for title, note, label, columns in groups:
-        pairs = [(name, get(result), get(apart)) for name, get in columns if get(apart)]
-        if not pairs:
-            continue
-        kinds = [kind for kind in pairs[0][2] if label == "kind" or kind != "overall"]
-        flat = [
-            (f"{name}, {split}", {kind: g[kind] for kind in kinds}, False)
-            for name, *two in pairs
-            for split, g in zip(_SPLITS, two, strict=True)
+def sheets(benchmark: Benchmark, scored: Sequence[Scored], folder: Path, data: Path | None = None) -> list[tuple[str, list[Figure]]]:
+    """Write `sheets/<row>-<group>.png` and hand them back for the page: a way of drawing and a part after the other."""
+    metric, sections = benchmark.metrics[0], []
+    ways = dict.fromkeys((s.sample.row, benchmark.part_of(s.sample.item.group)) for s in scored)
+    for row, part in sorted(ways, key=lambda way: (way[0] == "native", list(benchmark.parts).index(way[1]), -list(ROWS).index(way[0]))):
+        of_row = [
+            s for s in scored if s.sample.row == row and not s.sample.item.held_out and benchmark.part_of(s.sample.item.group) == part
         ]
-        tables.append(_table(title, note, label, flat))
-    return tables
-
-
-_SPLITS = ("seen", "held out")
-
-
-def comparison(title: str, names: tuple[str, str], groups: tuple[Group, Group], gap: Group) -> Table:
-    """Two evaluations on the pictures they share, and their paired difference."""
-    columns = [(name, group, False) for name, group in zip(names, groups, strict=True)]
-    return _table(title, "Paired: same prompts, same seeds.", "kind", [*columns, ("difference", gap, True)])
-
-
-def _table(title: str, note: str, label: str, columns: Sequence[tuple[str, Group, bool]]) -> Table:
-    kinds = list(columns[0][1])
-    rows = tuple((NAMES.get(kind, kind), tuple(entry(group.get(kind), signed=signed) for _, group, signed in columns)) for kind in kinds)
-    return Table(title, note, (label, *(name for name, _, _ in columns)), rows)
-
-
-def sheets(scored: Sequence[Scored], folder: Path) -> list[tuple[str, list[Figure]]]:
-    """Write `sheets/<row>-<kind>.png` and hand them back for the page, grouped as in SECTIONS."""
-    sections = []
-    for row, part, title in SECTIONS:
-        of_row = [s for s in scored if s.sample.row == row and s.sample.item.part == part and not s.sample.item.held_out]
         figures = []
-        for kind in dict.fromkeys(s.sample.item.kind for s in of_row):
-            tiles = [s for s in of_row if s.sample.item.kind == kind]
-            data = sheet.save(sheet.sheet(tiles, folder), folder / "sheets" / f"{row}-{kind}.png")
-            right, shown = sum(s.correct for s in tiles), len(sheet.choose(tiles))
-            figures.append(Figure(f"{NAMES.get(kind, kind)}: {right} of {len(tiles)} right, {shown} shown, worst first", data_uri(data)))
+        for group in dict.fromkeys(s.sample.item.group for s in of_row):
+            tiles = [s for s in of_row if s.sample.item.group == group]
+            figures.append(_sheet(benchmark, metric, tiles, group, folder / "sheets" / f"{row}-{group}.png", folder, data))
         if figures:
-            sections.append((title, figures))
+            sections.append((f"{benchmark.parts[part].title or benchmark.title}: {ROWS[row]}", figures))
     return sections
+
+
+def _sheet(
+    benchmark: Benchmark, metric: Metric, tiles: Sequence[Scored], group: str, path: Path, folder: Path, data: Path | None
+) -> Figure:
+    good = sheet.goodness(metric)
+    shown = sheet.choose(tiles, good)
+    png = sheet.save(sheet.sheet(shown, folder, metric, data), path)
+    right = sum(good(s) >= 1 for s in tiles)
+    return Figure(f"{benchmark.title_of(group)}: {right} of {len(tiles)} right, {len(shown)} shown, worst first", data_uri(png))
 
 
 def data_uri(png: bytes) -> str:
@@ -285,7 +186,7 @@ def data_uri(png: bytes) -> str:
 
 
 def identity(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested identity as lines: `bridge.brain.repo`, value."""
+    """A nested identity as lines: `model.brain.repo`, value."""
     lines: list[tuple[str, str]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -295,12 +196,20 @@ def identity(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
     return lines
 
 
-def warnings(result: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before the numbers."""
-    pictures, lines = result["pictures"], []
-    total = sum(pictures.values())
-    if pictures["infra_error"]:
-        lines.append(f"Incomplete: {pictures['infra_error']} of {total} pictures are not scored. Run the same command again to finish.")
-    if pictures["model_error"]:
-        lines.append(f"{pictures['model_error']} of {total} pictures had NaN or infinite pixels; they count as wrong.")
-    return lines
+def markdown(page: Page) -> str:
+    """The same for a terminal, an issue or a paper's appendix: without pictures."""
+    lines = [f"# {page.title}", "", page.lead, "", *(f"> {line}\n" for line in page.warnings)]
+    for table, _ in page.tables:
+        lines += [f"## {table.title}", "", *([table.note, ""] if table.note else []), *markdown_table(table), ""]
+    lines += [*(f"- {note}" for note in page.notes), "", "## What was measured", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | {_cell(value)} |" for key, value in page.identity]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(table: Table) -> list[str]:
+    head = ["| " + " | ".join(map(_cell, table.columns)) + " |", "|---" * len(table.columns) + "|"]
+    return head + ["| " + " | ".join(_cell(str(one)) for one in (label, *entries)) + " |" for label, entries in table.rows]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

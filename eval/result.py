@@ -2,109 +2,195 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metabridge.eval import benchmarks, stats, store
-from metabridge.eval.generate import INFRA_ERROR, MODEL_ERROR, OK
+from metabridge.eval import stats, store
+from metabridge.eval.benchmarks import Benchmark, Metric
+from metabridge.eval.columns import columns, gaps, put
+from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK, Services
 from metabridge.eval.plan import Plan
 from metabridge.eval.score import Scored
 
-Cell = dict[str, Any]  # value, low, high, stderr, n, prompts; chance where known; unscored where pictures are missing (value None)
-Group = dict[str, Cell]  # overall, then a cell a tag or kind
-BASELINE = "hand_text_encoder"
+SCHEMA = 2
+Cell = dict[
+    str, Any
+]  # value, low, high, stderr, n, prompts; chance where known; unscored and bounds where pictures are missing (value None)
+Group = dict[str, Cell]  # overall, then a cell a group
 
 
-def summarize(plan: Plan, scored: Sequence[Scored]) -> dict[str, Any]:
-    """Scores on what training may have shown; the same for held-out pairings below `held_out`."""
-    chance = benchmarks.load(plan.benchmark["name"]).chance
+def summarize(
+    plan: Plan, scored: Sequence[Scored], scoring: Mapping[str, Any], services: Services, judged: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Scores on what training may have shown; the same for held-out items below `held_out`.
+
+    `scoring` is the scorer's identity, `judged` what is to be known of its judge (calls that had to be repeated, the canary set).
+    """
     seen, held_out = ([s for s in scored if s.sample.item.held_out == flag] for flag in (False, True))
     states = [s.state for s in scored]
+    benchmark = plan.definition
     return {
-        **_tables(seen, chance),
-        "held_out": _tables(held_out, chance),
+        "schema": SCHEMA,
+        "variant": variant(benchmark, scoring),
+        **_tables(plan, seen, services),
+        **({"held_out": _tables(plan, held_out, services)} if held_out else {}),
         "pictures": {state: states.count(state) for state in (OK, MODEL_ERROR, INFRA_ERROR)},
-        "identity": plan.identity,
+        **({"judged": dict(judged)} if judged else {}),
+        "identity": {**plan.identity, "scoring": dict(scoring)},
     }
+
+
+def variant(benchmark: Benchmark, scoring: Mapping[str, Any]) -> str:
+    """The name under which numbers may be compared: geneval/m2f-hf, wise_verified/Qwen3.5-35B-A3B."""
+    return f"{benchmark.name}/{scoring['variant']}"
 
 
 def write(result: dict[str, Any], folder: Path) -> None:
     store.write_json(folder / "result.json", result)
 
 
-def _tables(scored: Sequence[Scored], chance: Callable[[str], float | None]) -> dict[str, Any]:
-    def rows(row: str, part: str) -> list[Scored]:
-        return [s for s in scored if s.sample.row == row and s.sample.item.part == part]
-
-    composition, implicit, think, native = (
-        rows(*name) for name in (("bridge", "composition"), ("bridge", "reasoning"), ("think", "reasoning"), ("native", "composition"))
-    )
-    return {
-        "scores": {
-            "composition": group(composition, chance),
-            "reasoning": {"implicit": group(implicit, chance), "think": group(think, chance)},
-        },
-        "baselines": {BASELINE: {"composition": group(native)}} if native else {},
-        "differences": {
-            "think - implicit": {"reasoning": differences(think, implicit)},
-            **({f"bridge - {BASELINE}": {"composition": differences(composition, native)}} if native else {}),
-        },
-        "thoughts": group(think, right=_thought_is_right),  # share of thoughts that are the canonical rewrite, word for word
-    }
+def _tables(plan: Plan, scored: Sequence[Scored], services: Services) -> dict[str, Any]:
+    benchmark, rows = plan.definition, plan.identity["generation"]["rows"]
+    tree: dict[str, Any] = {"scores": {}, "baselines": {}, "differences": {}}
+    of: dict[tuple[str, str], list[Scored]] = {}
+    for s in scored:
+        of.setdefault((s.sample.row, benchmark.part_of(s.sample.item.group)), []).append(s)
+    for column in columns(benchmark, rows):
+        chance = benchmark.parts[column.part].chance if column.row != "native" else {}
+        put(tree, column.path, group(of.get((column.row, column.part), []), column.metric, benchmark, chance, services))
+    for gap in gaps(benchmark, rows):
+        pair = (of.get((column.row, column.part), []) for column in (gap.first, gap.second))
+        put(tree, gap.path, differences(*pair, gap.first.metric, benchmark))
+    thoughts = [s for s in scored if s.sample.row == "think" and "rewrite" in s.sample.item.want]
+    if thoughts:  # share of thoughts that are the canonical rewrite, word for word
+        tree["thoughts"] = group(thoughts, Metric("thought"), benchmark, {}, services, lambda s: {"thought": float(_thought_is_right(s))})
+    if benchmark.facets:
+        tree["facets"] = {row: _facets([s for s in scored if s.sample.row == row]) for row in rows}
+    return tree
 
 
 def _thought_is_right(scored: Scored) -> bool:
-    return (scored.thought or "").strip() == scored.sample.item.rewrite
+    return (scored.thought or "").strip() == scored.sample.item.want["rewrite"]
+
+
+Values = Callable[[Scored], Mapping[str, float] | None]
 
 
 def group(
     scored: Sequence[Scored],
-    chance: Callable[[str], float | None] = lambda kind: None,
-    right: Callable[[Scored], bool] = lambda scored: scored.correct,
+    metric: Metric,
+    benchmark: Benchmark,
+    chance: Mapping[str, float],
+    services: Services | None = None,
+    values: Values | None = None,
 ) -> Group:
-    """A cell a kind, and their mean."""
-    strata = _strata(scored, right)
-    if not strata:
+    """A cell a group, and their weighted mean."""
+    if not scored:
         return {}
-    guesses = {kind: chance(kind) for kind in strata}
-    unscored = {kind: sum(s.state == INFRA_ERROR for s in scored if s.sample.item.kind == kind) for kind in strata}
-    cells = {kind: _cell([prompts], unscored[kind], guesses[kind]) for kind, prompts in strata.items()}
-    known = [guess for guess in guesses.values() if guess is not None]
-    overall = _cell(list(strata.values()), sum(unscored.values()), sum(known) / len(known) if len(known) == len(strata) else None)
-    return {"overall": overall, **cells}
+    if metric.within == "set":
+        return {"overall": _of_set(scored, metric, benchmark, services)}
+    clusters = _clusters(scored, metric, values or (lambda s: values_of(s, metric, benchmark)))
+    guesses = [chance[name] for name in clusters if name in chance]
+    mean_chance = sum(guesses) / len(guesses) if len(guesses) == len(clusters) else None
+    cells = {name: _cell({name: prompts}, metric, chance.get(name)) for name, prompts in clusters.items()}
+    return {"overall": _cell(clusters, metric, mean_chance), **cells}
 
 
-def differences(first: Sequence[Scored], second: Sequence[Scored]) -> Group:
-    """first - second, picture by picture."""
-    if not first:
-        return {}
-    a, b = _strata(first, lambda s: s.correct), _strata(second, lambda s: s.correct)
-    missing = {kind: sum(s.state == INFRA_ERROR for s in (*first, *second) if s.sample.item.kind == kind) for kind in a}
-    cells = {kind: _difference([a[kind]], [b[kind]], missing[kind]) for kind in a}
-    return {"overall": _difference(list(a.values()), list(b.values()), sum(missing.values())), **cells}
+def values_of(s: Scored, metric: Metric, benchmark: Benchmark) -> Mapping[str, float] | None:
+    """A picture's values; the worst ones where the model failed; None where it is not scored."""
+    if s.state == OK:
+        return s.values if metric.source in s.values else None
+    if s.state == INFRA_ERROR:
+        return None
+    module = benchmark.scorer_module()
+    if hasattr(module, "worst"):
+        worst: Mapping[str, float] = module.worst(benchmark.scorer_options, s.sample.item)
+        return worst if metric.source in worst else None
+    return None if metric.worst is None else {metric.source: metric.worst}
 
 
-def _strata(scored: Sequence[Scored], right: Callable[[Scored], bool]) -> dict[str, list[list[float]]]:
-    """kind -> prompts -> 1 or 0 a picture."""
-    strata: dict[str, dict[str, list[float]]] = {}
+Clusters = dict[str, dict[str, list[stats.Picture]]]
+
+
+def _clusters(scored: Sequence[Scored], metric: Metric, values: Values) -> Clusters:
+    """group -> prompt -> pictures."""
+    clusters: Clusters = {}
     for s in scored:
-        strata.setdefault(s.sample.item.kind, {}).setdefault(s.sample.item.id, []).append(float(right(s)))
-    return {kind: list(prompts.values()) for kind, prompts in strata.items()}
+        known, of = values(s), f"{metric.source}.of"
+        picture = None if known is None else (float(known[metric.source]), float(known[of]) if metric.within == "ratio" else 1.0)
+        clusters.setdefault(s.sample.item.group, {}).setdefault(s.sample.item.id, []).append(picture)
+    return clusters
 
 
-def _cell(strata: stats.Strata, unscored: int, chance: float | None) -> Cell:
-    cell = _numbers(stats.proportion(strata), unscored)
-    return cell if chance is None else {**cell, "chance": round(chance, 6)}
+def _how(clusters: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
+    """The weights of a group alone do not matter."""
+    return {"weights": metric.weights if len(clusters) > 1 else "equal", "within": metric.within, "better": metric.better}
 
 
-def _difference(first: stats.Strata, second: stats.Strata, unscored: int) -> Cell:
-    return _numbers(stats.paired(first, second), unscored)
+def _cell(clusters: Clusters, metric: Metric, chance: float | None) -> Cell:
+    more = {} if chance is None else {"chance": round(chance, 6)}
+    how = {**_how(clusters, metric), "low": metric.low, "high": metric.high}
+    if unscored := _unscored(clusters):
+        least, most = (None if end is None else round(end, 6) for end in stats.bounds(clusters, **how))
+        return {**_UNKNOWN, **_counts(clusters), "unscored": unscored, "bounds": {"least": least, "most": most}, **more}
+    return {**_numbers(stats.estimate(clusters, **how)), **more}
 
 
-def _numbers(estimate: stats.Estimate, unscored: int) -> Cell:
-    counts = {"n": estimate.n, "prompts": estimate.prompts}
-    if unscored:
-        return {"value": None, "low": None, "high": None, "stderr": None, **counts, "unscored": unscored}
+_UNKNOWN = {"value": None, "low": None, "high": None, "stderr": None}
+
+
+def _counts(clusters: Clusters) -> dict[str, int]:
+    pictures = sum(len(pictures) for prompts in clusters.values() for pictures in prompts.values())
+    return {"n": pictures, "prompts": sum(map(len, clusters.values()))}
+
+
+def _unscored(*sides: Clusters) -> int:
+    return sum(picture is None for side in sides for prompts in side.values() for pictures in prompts.values() for picture in pictures)
+
+
+def differences(first: Sequence[Scored], second: Sequence[Scored], metric: Metric, benchmark: Benchmark) -> Group:
+    """first - second, picture by picture, each with the two-sided p of no difference."""
+    if not first or not second:
+        return {}
+    a, b = (_clusters(scored, metric, lambda s: values_of(s, metric, benchmark)) for scored in (first, second))
+    return {"overall": _difference(a, b, metric), **{name: _difference({name: a[name]}, {name: b[name]}, metric) for name in a}}
+
+
+def _difference(a: Clusters, b: Clusters, metric: Metric) -> Cell:
+    if unscored := _unscored(a, b):
+        return {**_UNKNOWN, **_counts(a), "unscored": unscored}
+    estimate = stats.paired_estimate(a, b, **_how(a, metric))
+    return {**_numbers(estimate), "p": round(estimate.p or 0.0, 6)}
+
+
+def _numbers(estimate: stats.Estimate) -> Cell:
     stderr = None if estimate.stderr is None else round(estimate.stderr, 6)
-    return {"value": round(estimate.value, 6), "low": round(estimate.low, 6), "high": round(estimate.high, 6), "stderr": stderr, **counts}
+    ends = {"value": round(estimate.value, 6), "low": round(estimate.low, 6), "high": round(estimate.high, 6)}
+    return {**ends, "stderr": stderr, "n": estimate.n, "prompts": estimate.prompts}
+
+
+def _facets(scored: Sequence[Scored]) -> Group:
+    """A cell a finer category: its points over all pictures by how many there were to get."""
+    cells: Group = {}
+    for name in dict.fromkeys(name for s in scored for name in s.facets):
+        prompts: dict[str, list[stats.Picture]] = {}
+        for s in scored:
+            if name in s.facets:
+                prompts.setdefault(f"{s.sample.item.group}/{s.sample.item.id}", []).append(s.facets[name])
+        if unscored := sum(s.state == INFRA_ERROR for s in scored):
+            cells[name] = {**_UNKNOWN, **_counts({name: prompts}), "unscored": unscored}
+        else:
+            cells[name] = _numbers(stats.estimate({name: prompts}, within="ratio"))
+    return cells
+
+
+def _of_set(scored: Sequence[Scored], metric: Metric, benchmark: Benchmark, services: Services | None) -> Cell:
+    from metabridge.eval.scorers import SetRow
+
+    unscored = sum(s.state != OK for s in scored)
+    if unscored or services is None:
+        return {**_UNKNOWN, "n": len(scored), "prompts": len({s.sample.item.id for s in scored}), "unscored": unscored}
+    rows = [SetRow(s.sample.item, s.features, s.values) for s in scored]
+    cell: Cell = benchmark.scorer_module().aggregate(metric.source, rows, benchmark.scorer_options, services)
+    return cell

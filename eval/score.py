@@ -1,73 +1,162 @@
-"""Check every picture against what its prompt asks for: a line each in `scored.jsonl`."""
+"""Score every picture: a line each in `scored.jsonl`, which names the scorer, so that another judge does not inherit its numbers."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from metabridge.eval import benchmarks, store
-from metabridge.eval.generate import DRAWN, INFRA_ERROR, MODEL_ERROR, OK
+from metabridge.eval import store
+from metabridge.eval.generate import drawn
+from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK, Item, Scorer, Unscored, Verdict
 from metabridge.eval.plan import Plan, Sample
 
 SCORED = "scored.jsonl"
+Progress = Callable[[int, bool], None]
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Scored:
     sample: Sample
-    state: str  # ok | model_error (counts as wrong) | infra_error (not scored)
-    correct: bool
-    reason: str  # why not
+    state: str  # ok | model_error (counts as the worst) | infra_error (not scored)
+    values: Mapping[str, float]
+    reason: str  # what is wrong
     thought: str | None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    facets: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    features: Path | None = None
 
 
-def score(plan: Plan, folder: Path) -> list[Scored]:
-    """Score what is not scored yet. A picture that was drawn anew since, or is not there, is looked at again."""
-    drawn = {record["key"]: record for record in store.read(folder / DRAWN)}
-    earlier = {record["key"]: record for record in store.read(folder / SCORED)}
-    check = benchmarks.load(plan.benchmark["name"]).correct
-    scored, new = [], []
-    for sample in plan.samples():
-        record = _state(sample, drawn.get(sample.key), folder)
-        before = earlier.get(sample.key)
-        if record["state"] == OK:
-            if before is not None and before["sha256"] == record["sha256"]:
-                record = before
-            else:
-                image = Image.open(io.BytesIO((folder / sample.file).read_bytes())).convert("RGB")
-                record["correct"], record["reason"] = check(image, plan.wants[sample.item.id])
-        if record != before:
-            new.append(record)
-        scored.append(Scored(sample, record["state"], record["correct"], record["reason"], record["thought"]))
-    store.append(folder / SCORED, new)
-    return scored
+def score(
+    plan: Plan,
+    folder: Path,
+    scorer: Scorer,
+    progress: Progress = lambda pictures, fresh: None,
+    shard: tuple[int, int] = (0, 1),
+) -> None:
+    """Score what is not scored yet by this scorer. A picture that was drawn anew since is looked at again."""
+    by, there = tag(scorer.identity), drawn(folder)
+    earlier = _records(folder, by)
+    chunks = plan.chunks()[shard[0] :: shard[1]]
+    open_ones: list[tuple[Sample, Record]] = []
+    for sample in (sample for chunk in chunks for sample in chunk):
+        record, before = {**_state(sample, there.get(sample.key), folder), "by": by}, earlier.get(sample.key)
+        if before is not None and before["state"] == OK and before["sha256"] == record["sha256"] and _kept(before, folder):
+            progress(1, False)
+        elif record["state"] == OK:
+            open_ones.append((sample, record))
+        else:
+            if record != before:
+                store.append(folder / SCORED, [record])
+            progress(1, False)
+    if open_ones:
+        scorer.check()
+    batches = iter([open_ones[start : start + scorer.batch] for start in range(0, len(open_ones), scorer.batch)])
+    for batch in _in_threads(lambda rows: _score(rows, scorer, folder), batches, scorer.workers):
+        store.append(folder / SCORED, batch)
+        progress(len(batch), True)
 
 
-def read(plan: Plan, folder: Path) -> list[Scored]:
-    """What `score` found; pictures it has not seen are unscored."""
-    records = {record["key"]: record for record in store.read(folder / SCORED)}
-    empty = {"state": INFRA_ERROR, "correct": False, "reason": "not scored", "thought": None}
-    rows = [(sample, records.get(sample.key, empty)) for sample in plan.samples()]
-    return [Scored(sample, r["state"], r["correct"], r["reason"], r["thought"]) for sample, r in rows]
+def read(plan: Plan, folder: Path, by: str) -> list[Scored]:
+    """What the scorer `by` (a tag) found; pictures it has not seen are unscored."""
+    records = _records(folder, by)
+    empty = {"state": INFRA_ERROR, "values": {}, "reason": "not scored", "thought": None}
+    return [_scored(sample, records.get(sample.key, empty), folder) for sample in plan.samples()]
 
 
-def _state(sample: Sample, drawn: dict[str, Any] | None, folder: Path) -> dict[str, Any]:
-    """The record of a picture before it is checked: is it there, and is it what was drawn?"""
-    record: dict[str, Any] = {"key": sample.key, "state": OK, "correct": False, "reason": "", "thought": None, "sha256": None}
-    if drawn is None:
+def tag(identity: Mapping[str, Any]) -> str:
+    """A scorer's name in the records: everything that decides a score."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _records(folder: Path, by: str) -> dict[str, Record]:
+    return {record["key"]: record for record in store.read(folder / SCORED) if record["by"] == by}
+
+
+def _scored(sample: Sample, record: Record, folder: Path) -> Scored:
+    facets = {name: (points, of) for name, (points, of) in record.get("facets", {}).items()}
+    features = folder / record["features"] if record.get("features") else None
+    return Scored(
+        sample, record["state"], record["values"], record["reason"], record["thought"], record.get("detail", {}), facets, features
+    )
+
+
+def _kept(record: Record, folder: Path) -> bool:
+    """Whether the features of a scored picture are still there, where it has some."""
+    return not record.get("features") or (folder / record["features"]).exists()
+
+
+def _state(sample: Sample, there: Record | None, folder: Path) -> Record:
+    """The record of a picture before it is scored: is it there, and is it what was drawn?"""
+    record: Record = {"key": sample.key, "state": OK, "values": {}, "reason": "", "thought": None, "sha256": None}
+    if there is None:
         return {**record, "state": INFRA_ERROR, "reason": "not drawn"}
-    record["thought"] = drawn["thought"]
-    if drawn["state"] == MODEL_ERROR:
-        return {**record, "state": MODEL_ERROR, "reason": drawn["reason"]}
+    record["thought"] = there["thought"]
+    if there["state"] != OK:
+        return {**record, "state": there["state"], "reason": there["reason"]}
     try:
         data = (folder / sample.file).read_bytes()
     except OSError as error:
         return {**record, "state": INFRA_ERROR, "reason": f"{sample.file}: {error.strerror}"}
-    if (sha256 := hashlib.sha256(data).hexdigest()) != drawn["sha256"]:
+    if (sha256 := hashlib.sha256(data).hexdigest()) != there["sha256"]:
         return {**record, "state": INFRA_ERROR, "reason": f"{sample.file}: not the picture that was drawn"}
     return {**record, "sha256": sha256}
+
+
+def _score(rows: Sequence[tuple[Sample, Record]], scorer: Scorer, folder: Path) -> list[Record]:
+    pairs = [(sample.item, _picture(folder / sample.file)) for sample, _ in rows]
+    verdicts = scorer.score(pairs)
+    return [{**record, **_said(sample, verdict, record["by"], folder)} for (sample, record), verdict in zip(rows, verdicts, strict=True)]
+
+
+def _picture(path: Path) -> Image.Image:
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
+        return image.convert("RGB")
+
+
+def _said(sample: Sample, verdict: Verdict | Unscored, by: str, folder: Path) -> Record:
+    if isinstance(verdict, Unscored):
+        return {"state": INFRA_ERROR, "reason": " ".join(str(verdict).split())}
+    said: Record = {"values": dict(verdict.values), "reason": verdict.reason}
+    if bad := [name for name, value in verdict.values.items() if not np.isfinite(value)]:
+        return {"state": INFRA_ERROR, "reason": f"{bad[0]} came out as {verdict.values[bad[0]]}"}
+    if verdict.detail:
+        said["detail"] = dict(verdict.detail)
+    if verdict.facets:
+        said["facets"] = {name: list(pair) for name, pair in verdict.facets.items()}
+    if verdict.features is not None:
+        name = f"features/{by}/{sample.key}.npy"
+        buffer = io.BytesIO()
+        np.save(buffer, verdict.features.astype(np.float32), allow_pickle=False)
+        store.write(folder / name, buffer.getvalue())
+        said["features"] = name
+    return said
+
+
+def _in_threads(
+    work: Callable[[Any], list[Record]], batches: Iterator[list[tuple[Sample, Record]]], workers: int
+) -> Iterator[list[Record]]:
+    """Results as they come. No more batches are open than there are threads, so that an error or Ctrl-C ends the run soon."""
+    if workers == 1:
+        yield from map(work, batches)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        running: set[Future[list[Record]]] = {pool.submit(work, batch) for batch in islice(batches, workers)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {pool.submit(work, batch) for batch in islice(batches, len(done))}
+            for one in done:
+                yield one.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

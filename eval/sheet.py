@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from metabridge.bridge.sheet import FAINT, INK, UNKNOWN, WRONG, Tile, compose
 from metabridge.eval import store
-from metabridge.eval.generate import INFRA_ERROR, MODEL_ERROR
+from metabridge.eval.benchmarks import Metric
+from metabridge.eval.items import INFRA_ERROR, OK
 from metabridge.eval.score import Scored
 
 MOST = 12  # pictures on a sheet
 
 
-def choose(scored: Sequence[Scored], most: int = MOST) -> list[Scored]:
+def goodness(metric: Metric) -> Callable[[Scored], float]:
+    """0 = worst, 1 = best. Of a ratio, its own points by its own; what has no value of its own counts as best."""
+
+    def of(s: Scored) -> float:
+        if s.state != OK or metric.source not in s.values:
+            return 0.0 if s.state != OK else 1.0
+        if metric.within == "ratio":
+            return s.values[metric.source] / max(s.values[f"{metric.source}.of"], 1e-9)
+        return metric.share(s.values[metric.source])
+
+    return of
+
+
+def choose(scored: Sequence[Scored], good: Callable[[Scored], float], most: int = MOST) -> list[Scored]:
     """Worst prompts first, one picture of each before a second one; a quarter of the sheet is kept for right ones where there are any."""
     prompts: dict[str, list[Scored]] = {}
     for s in scored:
         prompts.setdefault(s.sample.item.id, []).append(s)
-    share = {name: sum(s.correct for s in pictures) / len(pictures) for name, pictures in prompts.items()}
-    ranked = sorted(scored, key=lambda s: (s.correct, s.sample.k, share[s.sample.item.id], s.sample.item.number))
-    wrong, right = [s for s in ranked if not s.correct], [s for s in ranked if s.correct]
+    share = {name: sum(map(good, pictures)) / len(pictures) for name, pictures in prompts.items()}
+    ranked = sorted(scored, key=lambda s: (good(s), s.sample.k, share[s.sample.item.id], s.sample.item.number))
+    wrong, right = [s for s in ranked if good(s) < 1], [s for s in ranked if good(s) >= 1]
     kept = min(len(right), max(most // 4, most - len(wrong)))
     return wrong[: most - kept] + right[:kept]
 
 
-def sheet(scored: Sequence[Scored], folder: Path) -> Image.Image:
-    return compose([_tile(s, folder) for s in choose(scored)])
+def sheet(scored: Sequence[Scored], folder: Path, metric: Metric, data: Path | None = None) -> Image.Image:
+    return compose([_tile(s, folder, metric, data) for s in scored])
 
 
 def save(image: Image.Image, path: Path) -> bytes:
@@ -39,13 +53,34 @@ def save(image: Image.Image, path: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _tile(s: Scored, folder: Path) -> Tile:
+def _tile(s: Scored, folder: Path, metric: Metric, data: Path | None) -> Tile:
     lines = [(s.sample.item.text, INK)]
     if s.thought is not None:
         lines.append((f"“{s.thought}”", FAINT))
     if s.reason:
         lines.append((s.reason, UNKNOWN if s.state == INFRA_ERROR else WRONG))
-    if s.state in (INFRA_ERROR, MODEL_ERROR):
+    if s.state != OK:
         return Tile(None, tuple(lines), "unscored" if s.state == INFRA_ERROR else "wrong")
+    good = goodness(metric)(s)
+    mark = "right" if good >= 1 else "wrong" if good < 0.5 else "partly"
+    badge = "" if good in (0, 1) or metric.source not in s.values else f"{_value(s, metric):.{metric.digits}f}"
     with Image.open(folder / s.sample.file) as image:
-        return Tile(image.convert("RGB"), tuple(lines), "right" if s.correct else "wrong")
+        return Tile(_beside(s, image.convert("RGB"), data), tuple(lines), mark, badge)
+
+
+def _value(s: Scored, metric: Metric) -> float:
+    return goodness(metric)(s) if metric.within == "ratio" else s.values[metric.source]
+
+
+def _beside(s: Scored, drawn: Image.Image, data: Path | None) -> Image.Image:
+    """An edit, with the first picture it started from on its left."""
+    if data is None or not s.sample.item.images:
+        return drawn
+    with Image.open(data / s.sample.item.images[0]) as image:
+        source = image.convert("RGB").resize(
+            (max(1, round(image.width * drawn.height / image.height)), drawn.height), Image.Resampling.LANCZOS
+        )
+    both = Image.new("RGB", (source.width + 2 + drawn.width, drawn.height), "white")
+    both.paste(source, (0, 0))
+    both.paste(drawn, (source.width + 2, 0))
+    return both

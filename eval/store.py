@@ -7,10 +7,15 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import write_whole
+
+try:
+    import fcntl
+except ImportError:  # Windows: one process at a time
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -43,16 +48,25 @@ def read_json(path: Path) -> Any:
 
 
 def append(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """A line each. The end of a line torn by a kill is cut off first, so that it cannot merge with what follows."""
+    """A line each. The end of a line torn by a kill is cut off first, so that it cannot merge with what follows.
+
+    Several processes and threads may append to one file: the lock makes a line that looks torn one that nobody is writing any more.
+    """
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
-            file.seek(0)
-            file.truncate(_whole_lines(file.read()))
+            lock(file)
+            _cut_torn_line(file)
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
+
+
+def lock(file: IO[bytes]) -> None:
+    """Wait until nobody else has the file; closing it gives it back."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -67,6 +81,15 @@ def read(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise UserError(f"{path}: line {number} is no JSON; remove the line, then run the same command again") from error
     return records
+
+
+def _cut_torn_line(file: IO[bytes]) -> None:
+    size = file.seek(0, os.SEEK_END)
+    if size:
+        file.seek(size - 1)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(_whole_lines(file.read()))
 
 
 def _whole_lines(data: bytes) -> int:

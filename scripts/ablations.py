@@ -22,8 +22,10 @@ from metabridge.bridge.errors import unknown
 from metabridge.bridge.pipeline import BridgePipeline
 from metabridge.bridge.recipe import Recipe
 from metabridge.eval import store
-from metabridge.eval.generate import Drawn
-from metabridge.scripts.eval import Options, draw, make_plan, say, score
+from metabridge.eval.subjects.bridge import BridgeSubject, Drawn
+from metabridge.scripts.console import say
+from metabridge.scripts.eval_options import Options
+from metabridge.scripts.eval_run import draw, make_plan, of_pipeline, score
 from metabridge.scripts.figure import fill, shown
 from metabridge.scripts.quiet import quiet
 from metabridge.training import recipes
@@ -106,8 +108,11 @@ def do(name: str, out: Path, seed: int) -> None:
     apply(read_artifact(trained / "bridge"), bridge)
     pipeline = BridgePipeline(bridge, str(trained))
     rows = ("bridge", "think") if run.thinks else ("bridge",)
-    planned = make_plan(pipeline, folder / "eval", Options("flatland", LIMITS, images=1), rows)
-    draw(planned, folder / "eval", Rewriting(pipeline) if run.like else pipeline, name)  # type: ignore[arg-type]
+    subject = of_pipeline(pipeline)
+    planned = make_plan(subject, folder / "eval", Options("flatland", LIMITS, images=1), rows)
+    if run.like:
+        subject = BridgeSubject(Rewriting(pipeline), subject.identity)  # type: ignore[arg-type]
+    draw(planned, folder / "eval", subject, label=name)
     score(planned, folder / "eval")
 
 

@@ -94,25 +94,68 @@ def generate(
 
 @app.command(name="eval")
 def evaluate(
-    words: Annotated[list[str], typer.Argument(metavar="BRIDGE | STAGE DIR...", help="STAGE: plan generate score report compare list.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL | STAGE DIR...",
+            help="MODEL: a bridge, images:DIR, diffusers:REPO or endpoint:URL#NAME. STAGE: plan generate score report compare list "
+            "verify-data export import parity.",
+        ),
+    ],
     suite: Annotated[
-        str | None, typer.Option("--suite", metavar="NAME", help="What to measure (metabridge ls benchmarks); flatland if not given.")
+        str | None,
+        typer.Option("--suite", metavar="NAME,...", help="What to measure (metabridge ls benchmarks); flatland if not given."),
     ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option("--limit", metavar="N|NAME=N", help="Prompts per tag or kind, or of one (as reasoning=8); may be repeated."),
     ] = None,
     images: Annotated[int | None, typer.Option("--images", min=1, help="Images per prompt.")] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option("--rows", metavar="ROW,...", help="Ways to draw: bridge, think, rewrite, native; the suite's if not given."),
+    ] = None,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="Score the hand's own text encoder too.")] = True,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; the hand's default if not given.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the hand's default if not given.")] = None,
+    size: Annotated[str | None, typer.Option("--size", metavar="SIDE|HxW", help="Pixels; the hand's default if not given.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="image|official", help="A seed per image, or those that the benchmark fixes.")
+    ] = None,
     quantize: Quantize = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", metavar="URL#MODEL", help="Or local:REPO, brain, replay:FILE. Key: METABRIDGE_JUDGE_KEY.")
+    ] = None,
+    judge_concurrency: Annotated[int | None, typer.Option("--judge-concurrency", min=1, help="Questions at the same time; 8.")] = None,
+    judge_timeout: Annotated[float | None, typer.Option("--judge-timeout", min=0.1, help="Seconds for an answer; 120.")] = None,
+    max_judge_calls: Annotated[int | None, typer.Option("--max-judge-calls", min=0, help="Stop asking after so many.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="ROLE=PATH", help="A scorer's model from elsewhere, as detector=PATH.")
+    ] = None,
+    compat: Annotated[
+        str | None, typer.Option("--compat", metavar="none|official", help="official: with the defects of the official scorer.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Where the benchmarks' files lie.")] = None,
+    accept_licence: Annotated[
+        list[str] | None, typer.Option("--accept-licence", metavar="NAME", help="Of data without a licence, or a non-commercial one.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Of the scorer's models: cuda where there is one.")] = None,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Show between which values a number with unscored pictures lies.")
+    ] = False,
+    shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Draw or score this part of the chunks.")] = None,
+    processes: Annotated[int | None, typer.Option("--processes", min=1, help="Draw in so many processes.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where plan, images and results go.")] = None,
 ) -> None:
     """Draw a suite's prompts and score the drawings. To resume, run the same command again."""
-    from metabridge.scripts.eval import Options, eval_command
+    from metabridge.scripts.eval import eval_command
+    from metabridge.scripts.eval_options import Options
 
-    eval_command(words, Options(suite, tuple(limit or ()), images, baseline, steps, guidance, quantize), out)
+    options = Options(
+        suite, tuple(limit or ()), images, rows, baseline, steps, guidance, size, seeds, quantize, data, tuple(accept_licence or ()), judge,
+        judge_concurrency, judge_timeout, max_judge_calls, tuple(model or ()), compat, device, allow_incomplete, shard, processes,
+    )  # fmt: skip
+    eval_command(words, options, out)
 
 
 @app.command()

@@ -93,9 +93,8 @@ def lists_of(against: Sequence[Path]) -> Benchmarks:
 
     lists: dict[str, list[str]] = {}
     for name in benchmarks.names():
-        shipped = benchmarks.load(name)
-        kinds = [kind for part in shipped.PARTS.values() for kind in part]
-        lists[name] = [item.text for item, _ in shipped.items(dict.fromkeys(kinds, shipped.PROMPTS))]
+        if (shipped := benchmarks.load(name)).data is None:
+            lists[name] = [item.text for item in shipped.items(None)]
     folder = os.environ.get(BENCH_DATA)
     for path in [*([Path(folder)] if folder else []), *against]:
         for name, prompts in read_lists(path.expanduser()).items():

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.recipe import Recipe
-from metabridge.scripts.eval import Evaluation, Options, console, draw, make_plan, rich_table, say, score
+from metabridge.scripts.console import console, rich_table, say
+from metabridge.scripts.eval_options import Options
+from metabridge.scripts.eval_run import Evaluation, draw, make_plan, of_pipeline, score
 from metabridge.training import recipes
 
 if TYPE_CHECKING:
     from metabridge.bridge.pipeline import BridgePipeline
     from metabridge.eval.report import Page
+    from metabridge.eval.tables import Table
 
 # Prompts for the trained bridge, and for the one beside it; a picture each. Few enough that the whole demo fits in eight minutes.
 LIMITS = ("20", "single=40", "reasoning=8"), ("8",)
@@ -62,8 +65,9 @@ def demo(recipe: Recipe, beside: str, out: Path, train_command: str, limits: Lim
         folder, own = out / f"eval-{name}", name == "demo"
         options = Options("flatland", limit, images=1, baseline=own)
         with seconds(f"score {name}"):
-            planned = make_plan(pipeline, folder, options)
-            draw(planned, folder, pipeline, f"drawing, {name}")
+            subject = of_pipeline(pipeline)
+            planned = make_plan(subject, folder, options)
+            draw(planned, folder, subject, label=f"drawing, {name}")
             found[name] = score(planned, folder)
         what = "draws and scores the suite" + (
             " with the trained bridge and with the hand's own text encoder" if own else " with the shipped bridge"
@@ -74,7 +78,7 @@ def demo(recipe: Recipe, beside: str, out: Path, train_command: str, limits: Lim
     results = {name: done.result for name, done in found.items()}
     report.write(page(found, samples, out, commands, seconds), out / "report.html")
     store.write_json(out / "report.json", tree(results, other, out, seconds))
-    console.print(rich_table(report.headline(results)), "")
+    console.print(rich_table(headline(results)), "")
     say(
         f"{sum(seconds.spent.values()):.0f} s in all, {peak_gigabytes():.1f} GB at most. Open {out / 'report.html'}; "
         f"numbers: {out / 'report.json'}, pictures: {out / 'samples.png'}"
@@ -110,19 +114,24 @@ def page(
     found: Mapping[str, Evaluation], samples: Mapping[str, bytes], out: Path, commands: Sequence[tuple[str, str]], seconds: Seconds
 ) -> Page:
     """The report over all of them."""
-    from metabridge.eval import plot, report
+    from metabridge.eval import benchmarks, plot, report
+    from metabridge.eval.tables import part_table, warnings
 
-    results = {name: done.result for name, done in found.items()}
+    results, flatland = {name: done.result for name, done in found.items()}, benchmarks.load("flatland")
     own = results["demo"]
     steps, losses = zip(*loss_curve(out / "run"), strict=True)
-    sheets = [(f"{title} ({name})", figures) for name, done in found.items() for title, figures in report.sheets(done.scored, done.folder)]
+    sheets = [
+        (f"{title} ({name})", figures)
+        for name, done in found.items()
+        for title, figures in report.sheets(flatland, done.scored, done.folder)
+    ]
     return report.Page(
         title="metabridge demo",
         lead=f"A connector trained on Flatland in {seconds.spent['train']:.0f} s, what it draws, and how right that is, "
         f"scored exactly from pixels. Beside it the shipped bridge, trained for longer and "
-        f"on captions in other words too. {report.size(own['identity']['benchmark'])}; "
+        f"on captions in other words too. {report.size(flatland, own['identity']['benchmark'])}; "
         "fewer with the shipped bridge.",
-        cards=report.cards(own),
+        cards=report.cards(flatland, own),
         commands=[(command, what, f"{spent:.0f} s") for (command, what), spent in zip(commands, seconds.spent.values(), strict=True)],
         before=[
             ("Samples", "The second row needs reasoning: the brain first writes a thought, in grey, then the queries are read.",
@@ -131,13 +140,37 @@ def page(
              [report.Figure("loss", svg=plot.curve(steps, losses, "loss"))]),
         ],
         tables=[
-            (report.composition(results), [report.composition_plot(results)]),
-            (report.reasoning(results), [report.reasoning_plot(one, name) for name, one in results.items()]),
+            (part_table(flatland, "composition", results), [report.part_plot(flatland, "composition", results)]),
+            (
+                part_table(flatland, "reasoning", results),
+                [report.part_plot(flatland, "reasoning", {name: one}, name) for name, one in results.items()],
+            ),
         ],
         sheets=sheets,
         identity=[line for name, one in results.items() for line in report.identity(one["identity"], f"{name}: ")],
-        warnings=[line for one in results.values() for line in report.warnings(one)],
+        warnings=[line for one in results.values() for line in warnings(one)],
     )  # fmt: skip
+
+
+def headline(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The numbers of composition and the overall ones of reasoning, in one table; the baseline and chance where there are such."""
+    from metabridge.eval import benchmarks
+    from metabridge.eval.columns import BASELINE
+    from metabridge.eval.tables import NATIVE, Entry, Table, entry, title_of
+
+    flatland, first = benchmarks.load("flatland"), next(iter(results.values()))
+    native = first["baselines"].get(BASELINE, {}).get("composition", {})
+    rows = [
+        (
+            f"composition, {title_of(flatland, tag)}",
+            (*(entry(one["scores"]["composition"][tag]) for one in results.values()), entry(native.get(tag)), Entry("")),
+        )
+        for tag in first["scores"]["composition"]
+    ]
+    for mode in ("implicit", "think"):
+        cells = [one["scores"]["reasoning"][mode]["overall"] for one in results.values()]
+        rows.append((f"reasoning, {mode}", (*map(entry, cells), Entry(""), Entry(f"{cells[0]['chance']:.2f}"))))
+    return Table("What it scores", "", ("", *results, NATIVE, "chance"), tuple(rows))
 
 
 def tree(results: Mapping[str, Any], other: str, out: Path, seconds: Seconds) -> dict[str, Any]:

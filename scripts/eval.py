@@ -1,88 +1,77 @@
-"""`metabridge eval`: plan -> generate -> score -> report, in one or a stage at a time."""
+"""`metabridge eval`: plan -> generate -> score -> report, in one or a stage at a time, and what compares and converts results."""
 
 from __future__ import annotations
 
-import re
+import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table as RichTable
+from typing import TYPE_CHECKING
 
 from metabridge.bridge.errors import UserError
+from metabridge.scripts.console import say
+from metabridge.scripts.eval_options import Options
+from metabridge.scripts.eval_run import (
+    SCORING,
+    Evaluation,
+    data_of,
+    draw,
+    judge_of,
+    make_plan,
+    say_plan,
+    score,
+    score_pictures,
+    show,
+    subject_of,
+    summarize,
+)
 
 if TYPE_CHECKING:
-    from metabridge.bridge.pipeline import BridgePipeline
-    from metabridge.eval.generate import Progress as Hear
+    from metabridge.eval.benchmarks import Benchmark
     from metabridge.eval.plan import Plan
-    from metabridge.eval.report import Table
-    from metabridge.eval.score import Scored
+    from metabridge.eval.subjects import Subject
 
 SUITE = "flatland"  # unless --suite says otherwise
-STAGES = ("plan", "generate", "score", "report", "compare", "list")
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)  # tables in a file or a pipe keep their lines whole
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is drawn and how; None is the benchmark's or the hand's default."""
-
-    suite: str | None = None
-    limit: tuple[str, ...] = ()  # "20", "reasoning=8", "single=40"
-    images: int | None = None
-    baseline: bool = True
-    steps: int | None = None
-    guidance: float | None = None
-    quantize: str | None = None
-
-    def words(self) -> list[str]:
-        """As they are written on the command line."""
-        words = [] if self.suite is None else ["--suite", self.suite]
-        for limit in self.limit:
-            words += ["--limit", limit]
-        for name in ("images", "steps", "guidance"):
-            if (value := getattr(self, name)) is not None:
-                words += [f"--{name}", f"{value:g}"]
-        if self.quantize is not None:
-            words += ["--quantize", self.quantize]
-        return words if self.baseline else [*words, "--no-baseline"]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A folder whose pictures are scored."""
-
-    folder: Path
-    scored: Sequence[Scored]
-    result: dict[str, Any]
+PLANNED = "the folder's plan.json says what is drawn"
+HELP = {
+    "plan": "BRIDGE -o DIR",
+    "generate": "DIR",
+    "score": "DIR",
+    "report": "DIR...",
+    "compare": "DIR DIR",
+    "list": "",
+    "verify-data": "[SUITE...]",
+    "export": "DIR -o FOLDER",
+    "import": "FILE --suite NAME -o DIR",
+    "parity": "DIR FILE",
+}
+STAGES = tuple(HELP)
 
 
 def eval_command(words: Sequence[str], options: Options, out: Path | None) -> None:
     stage, rest = (words[0], list(words[1:])) if words[0] in STAGES else ("", list(words))
+    options.limits, options.models, options.sides, options.part  # noqa: B018  # what cannot be read is refused before anything is loaded
     if stage in ("", "plan"):
-        (bridge,) = exactly(rest, 1, f"metabridge eval {stage and stage + ' '}BRIDGE -o DIR")
-        return evaluate(bridge, options, out or Path("evals") / Path(bridge).name, only_plan=stage == "plan")
-    if given := [*options.words(), *(["-o"] if out else [])]:
-        raise UserError(f"{given[0]}: has no effect on {stage}; the folder's plan.json says what is drawn")
-    if stage == "list":
-        from metabridge.scripts.ls import ls_command
+        (model,) = exactly(rest, 1, f"metabridge eval {stage and stage + ' '}BRIDGE -o DIR")
+        return evaluate(model, options, out, only_plan=stage == "plan")
+    from metabridge.scripts import eval_verbs
 
-        exactly(rest, 0, "metabridge eval list")
-        return ls_command("benchmarks", as_json=False)
-    if stage == "compare":
-        return compare(*(Path(word) for word in exactly(rest, 2, "metabridge eval compare DIR DIR")))
-    run_stage(stage, Path(exactly(rest, 1, f"metabridge eval {stage} DIR")[0]))
+    run: Callable[[Sequence[str], Options, Path | None], None] = {
+        "generate": generate_stage,
+        "score": score_stage,
+        "report": eval_verbs.report,
+        "compare": eval_verbs.compare,
+        "list": eval_verbs.list_benchmarks,
+        "verify-data": eval_verbs.verify_data,
+        "export": eval_verbs.export,
+        "import": eval_verbs.import_results,
+        "parity": eval_verbs.parity,
+    }[stage]
+    run(rest, options, out)
 
 
 def exactly(words: Sequence[str], count: int, usage: str) -> Sequence[str]:
@@ -91,200 +80,138 @@ def exactly(words: Sequence[str], count: int, usage: str) -> Sequence[str]:
     return words
 
 
-def evaluate(bridge: str, options: Options, folder: Path, only_plan: bool) -> None:
-    from metabridge.eval import benchmarks
-    from metabridge.scripts.generate import load
+def evaluate(model: str, options: Options, out: Path | None, only_plan: bool) -> None:
+    """Every benchmark of the suite in a folder of its own, or the only one in `out` itself."""
+    from metabridge.eval import suites
 
-    benchmarks.load(options.suite or SUITE)
-    limits(options.limit)
-    pipeline = load(bridge, options.quantize)
-    planned = make_plan(pipeline, folder, options)
-    say_plan(planned, folder)
-    if only_plan:
-        return
-    draw(planned, folder, pipeline)
-    show(score(planned, folder))
+    suite = suites.find(options.suite or SUITE)
+    base = out or Path("evals") / Path(model.rpartition(":")[2]).name
+    subject, done = None, []
+    for entry in suite.entries:
+        own = replace(options, suite=entry.word, rows=options.rows or entry.rows)
+        folder = base if len(suite.entries) == 1 else base / entry.benchmark.name
+        missing(entry.benchmark, own, only_plan)
+        if subject is None or model.startswith("images:"):
+            subject = subject_of(model, entry.benchmark, own)
+        planned = make_plan(subject, folder, own, benchmark=entry.benchmark)
+        say_plan(planned, folder)
+        if only_plan:
+            say_time(planned, subject, own)
+            continue
+        if options.processes and options.processes > 1:
+            in_processes(options.processes, folder, own)
+        else:
+            draw(planned, folder, subject, own)
+        one = score(planned, folder, own, subject)
+        show(one, own)
+        done.append(one)
+    if len(done) > 1:
+        from metabridge.scripts.eval_verbs import overview
 
-
-def run_stage(stage: str, folder: Path) -> None:
-    """One stage on a folder that was planned before."""
-    from metabridge.eval import plan
-    from metabridge.eval.score import read
-
-    planned = plan.load(folder)
-    if stage == "generate":
-        from metabridge.scripts.generate import load
-
-        bridge = planned.identity["bridge"]
-        pipeline = load(bridge["name"], bridge["brain"].get("quantize", "none"))
-        if (found := describe(pipeline)["fingerprint"]) != bridge["fingerprint"]:
-            raise UserError(f"{bridge['name']}: fingerprint {found[:16]}, planned was {bridge['fingerprint'][:16]}; plan anew with -o")
-        draw(planned, folder, pipeline)
-    elif stage == "score":
-        done = score(planned, folder)
-        right, states = sum(s.correct for s in done.scored), done.result["pictures"]
-        counts = ", ".join(f"{state} {number}" for state, number in states.items())
-        say(f"{len(done.scored)} pictures ({counts}): {right} right. Result: {folder / 'result.json'}")
-    else:
-        show(summarize(planned, read(planned, folder), folder))
+        overview(base, done, suite)
 
 
-def make_plan(pipeline: BridgePipeline, folder: Path, options: Options, rows: Sequence[str] | None = None) -> Plan:
-    """The plan in the folder, made if it is not there. `rows`: ways to draw; all of the benchmark's unless given."""
-    from metabridge.eval import plan
-
-    hand = pipeline.bridge.hand
-    rows = [row for row in rows or plan.ROWS if options.baseline or row != "native"]
-    if "native" in rows and hand.describe([""]) is None:
-        say("the hand has no text encoder of its own: no baseline")
-        rows.remove("native")
-    generation = {
-        "num_inference_steps": hand.default_steps if options.steps is None else options.steps,
-        "guidance_scale": hand.default_guidance if options.guidance is None else options.guidance,
-        "height": hand.default_size[0],
-        "width": hand.default_size[1],
-        "think_mode": "always",
-        "batch_size": pipeline.batch_size,
-    }
-    suite, limit = options.suite or SUITE, limits(options.limit)
-    made = plan.make(suite, describe(pipeline), generation, code(), limit=limit, images=options.images, rows=rows)
-    return plan.save(made, folder)
+def missing(benchmark: Benchmark, options: Options, only_plan: bool) -> None:
+    """What stands in the way, before any work: data, licence, judge. A plan names everything at once."""
+    found = []
+    for check in (data_of, judge_of):
+        try:
+            check(benchmark, options)
+        except UserError as error:
+            if not only_plan:
+                raise
+            found.append(str(error))
+    if found:
+        raise UserError(f"{benchmark.name} cannot be run yet: {'; '.join(found)}")
 
 
-def limits(words: Sequence[str]) -> dict[str, int]:
-    """("20", "single=40") -> {"all": 20, "single": 40}."""
-    found = {}
-    for word in words:
-        name, equals, number = word.rpartition("=")
-        if not number.isdecimal() or (equals and not name):
-            raise UserError(f"--limit {word}: give a number of prompts, as 20, or one of a part, tag or kind, as reasoning=8")
-        found[name or "all"] = int(number)
-    return found
+def say_time(planned: Plan, subject: Subject, options: Options) -> None:
+    """One picture of each way to draw is drawn, and not kept, to say how long all of them will take."""
+    if subject.identity["kind"] not in ("bridge", "diffusers"):
+        return  # pictures that lie there take no time, and those of an endpoint may cost money
+    from metabridge.eval.generate import SETTINGS
+
+    seconds = 0.0
+    settings = {key: value for key, value in planned.identity["generation"].items() if key in SETTINGS}
+    for row in planned.rows:
+        samples = [sample for sample in planned.samples() if sample.row == row]
+        if samples and not any(sample.item.images for sample in samples[:1]):
+            start = time.monotonic()
+            subject.draw(row, samples[:1], [[]], settings)
+            seconds += (time.monotonic() - start) * len(samples)
+    if seconds:
+        say(f"at most about {seconds / 60:.0f} minutes of drawing, going by one picture of each way; several at once go faster")
 
 
-def describe(pipeline: BridgePipeline) -> dict[str, Any]:
-    """Who is evaluated: by fingerprint, with the base it stands on."""
-    from metabridge.bridge.artifact import fingerprint
+def in_processes(number: int, folder: Path, options: Options) -> None:
+    """Draw in several processes, each with every so-manyth chunk; a GPU each, where there are as many."""
+    import torch
 
-    bridge = pipeline.bridge
-    trained = fingerprint(bridge.trained())
-    return {"name": pipeline.name, "fingerprint": trained, "brain": bridge.brain.identity, "hand": bridge.hand.identity}
-
-
-def code() -> dict[str, str]:
-    """Our version, and the commit where this is a checkout of ours."""
-    here = Path(__file__).resolve()
-
-    def git(*words: str) -> str:
-        # asking must not touch the repository: a plain `git status` takes its lock to refresh the index
-        done = subprocess.run(["git", "--no-optional-locks", "-C", str(here.parent), *words], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
+    words = [sys.executable, "-m", "metabridge.scripts.cli", "eval", "generate", str(folder), *options.words("data")]
+    children = []
+    for index in range(number):
+        environment = dict(os.environ)
+        if (gpus := torch.cuda.device_count()) > 1:
+            environment["CUDA_VISIBLE_DEVICES"] = str(index % gpus)
+        children.append(subprocess.Popen([*words, "--shard", f"{index + 1}/{number}"], env=environment))
     try:
-        git("ls-files", "--error-unmatch", here.name)  # and not some other repository around an installed package
-        commit = git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return {"version": version("metabridge"), "commit": commit}
+        codes = [child.wait() for child in children]
+    except BaseException:
+        for child in children:
+            child.terminate()
+        raise
+    if any(codes):
+        raise UserError(
+            f"{sum(map(bool, codes))} of {number} drawing processes failed, see above; when that is mended, run the same command again: "
+            "what is done stays done"
+        )
 
 
-def say_plan(planned: Plan, folder: Path) -> None:
-    benchmark, rows = planned.benchmark, planned.identity["generation"]["rows"]
-    samples = planned.samples()
-    counts = ", ".join(f"{row} {sum(s.row == row for s in samples)}" for row in rows)
-    say(
-        f"{benchmark['name']} v{benchmark['version']}: {len(planned.items)} prompts x {benchmark['images_per_prompt']}, "
-        f"{len(samples)} pictures ({counts}) into {folder}"
-    )
+def generate_stage(words: Sequence[str], options: Options, out: Path | None) -> None:
+    options.refuse_all_but(("shard", "processes", "data", "device"), "generate", PLANNED)
+    folder = stage_folder("generate", words, out)
+    planned = load_plan(folder)
+    subject = planned_subject(planned, options)
+    draw(planned, folder, subject, options)
 
 
-def draw(planned: Plan, folder: Path, pipeline: BridgePipeline, label: str = "drawing") -> None:
-    from metabridge.eval.generate import generate
-
-    with bar(label, len(planned.samples())) as hear:
-        generate(planned, folder, pipeline, hear)
-
-
-def score(planned: Plan, folder: Path) -> Evaluation:
-    from metabridge.eval.score import score as score_pictures
-
-    return summarize(planned, score_pictures(planned, folder), folder)
+def planned_subject(planned: Plan, options: Options) -> Subject:
+    """Who the plan says draws; another one under the same name is refused."""
+    model = planned.identity["model"]
+    prefix = "" if model["kind"] == "bridge" else f"{model['kind']}:"
+    quantize = model["brain"].get("quantize", "none") if model["kind"] == "bridge" else None
+    subject = subject_of(f"{prefix}{model['name']}", planned.definition, replace(options, quantize=quantize))
+    if (found := subject.identity["fingerprint"]) != model["fingerprint"]:
+        raise UserError(f"{model['name']}: fingerprint {found[:16]}, planned was {model['fingerprint'][:16]}; plan anew with -o")
+    return subject
 
 
-def summarize(planned: Plan, scored: Sequence[Scored], folder: Path) -> Evaluation:
-    from metabridge.eval import result
-
-    summary = result.summarize(planned, scored)
-    result.write(summary, folder)
-    return Evaluation(folder, scored, summary)
-
-
-def show(done: Evaluation) -> None:
-    """Tables on the console, the same and the contact sheets in report.html."""
-    from metabridge.eval import report
-
-    results = {"bridge": done.result}
-    for table in (report.composition(results), report.reasoning(results), *report.held_out(done.result)):
-        console.print(rich_table(table), "")
-    for line in report.warnings(done.result):
-        console.print(f"[yellow]{line}")
-    page = report.write(report.page(done.scored, done.result, done.folder), done.folder / "report.html")
-    say(f"95% intervals over prompts. Result: {done.folder / 'result.json'}, report: {page}")
+def score_stage(words: Sequence[str], options: Options, out: Path | None) -> None:
+    options.refuse_all_but((*SCORING, "shard"), "score", PLANNED)
+    folder = stage_folder("score", words, out)
+    planned = load_plan(folder)
+    subject = planned_subject(planned, options) if (options.judge or planned.scoring.get("judge")) == "brain" else None
+    services, scorer = score_pictures(planned, folder, options, subject)
+    done = summarize(planned, folder, scorer, services)
+    counts = ", ".join(f"{state} {number}" for state, number in done.result["pictures"].items())
+    say(f"{len(done.scored)} pictures ({counts}){told(done)}. Result: {folder / 'result.json'}")
 
 
-def compare(first: Path, second: Path) -> None:
-    """Paired differences on the prompts that both folders have, first - second."""
-    from metabridge.eval import plan, report, result
-    from metabridge.eval.score import read
-
-    plans = [plan.load(first), plan.load(second)]
-    if len({p.benchmark["name"] for p in plans}) > 1 or plans[0].benchmark["base_seed"] != plans[1].benchmark["base_seed"]:
-        raise UserError(f"{first} and {second} hold different benchmarks; compare two evaluations of the same one")
-    scored = [{s.sample.key: s for s in read(p, f) if not s.sample.item.held_out} for p, f in zip(plans, (first, second), strict=True)]
-    shared = [(one, scored[1][key]) for key, one in scored[0].items() if key in scored[1]]
-    for row, part, title in report.SECTIONS:
-        pairs = [(a, b) for a, b in shared if (a.sample.row, a.sample.item.part) == (row, part)]
-        if pairs:
-            groups = result.group([a for a, _ in pairs]), result.group([b for _, b in pairs])
-            gap = result.differences([a for a, _ in pairs], [b for _, b in pairs])
-            console.print(rich_table(report.comparison(title, (str(first), str(second)), groups, gap)))
+def told(done: Evaluation) -> str:
+    """ ": 12 right" where pictures are right or wrong."""
+    metric = done.plan.definition.metrics[0]
+    if metric.name != "correct":
+        return ""
+    return f": {sum(s.values.get(metric.source) == metric.high for s in done.scored)} right"
 
 
-def say(line: str) -> None:
-    """A line as it is: a path may hold what would be markup."""
-    console.print(line, markup=False, soft_wrap=True)
+def stage_folder(stage: str, words: Sequence[str], out: Path | None) -> Path:
+    if out is not None:
+        raise UserError(f"-o: has no effect on {stage}; {PLANNED}")
+    return Path(exactly(words, 1, f"metabridge eval {stage} DIR")[0])
 
 
-def rich_table(table: Table) -> RichTable:
-    rich = RichTable(title=escape(table.title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for number, column in enumerate(table.columns):
-        rich.add_column(escape(column), justify="right" if number else "left")
-    for label, entries in table.rows:
-        # [0.50, 1.00] as [.50 1]: a table of four numbers then fits a terminal of 80 columns
-        small = (re.sub(r"\b0\.", ".", e.interval).replace(",", "").replace("1.00", "1") for e in entries)
-        cells = (f"{e.value} [dim]{escape(interval)}[/dim]" for e, interval in zip(entries, small, strict=True))
-        rich.add_row(escape(label), *cells, style="bold" if label == "overall" else "")
-    return rich
+def load_plan(folder: Path) -> Plan:
+    from metabridge.eval import plan
 
-
-@contextmanager
-def bar(label: str, total: int) -> Iterator[Hear]:
-    """A bar with rate and time left; without a terminal about ten lines."""
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
-    start, done, drawn, told = time.monotonic(), 0, 0, 0
-    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(escape(label), total=total, pace="")
-
-        def hear(pictures: int, fresh: bool) -> None:
-            nonlocal start, done, drawn, told
-            done, drawn = done + pictures, drawn + pictures * fresh
-            if not fresh:
-                start = time.monotonic()
-            rate = drawn / max(time.monotonic() - start, 1e-9)
-            pace = f"{rate:.1f} pictures/s  ETA {(total - done) / rate:.0f} s" if drawn else ""
-            progress.update(task, completed=done, pace=pace)
-            if progress.disable and drawn and (done - told >= total / 10 or done == total):
-                say(f"{label} {done}/{total}  {pace}")
-                told = done
-
-        yield hear
+    return plan.load(folder)

@@ -21,8 +21,8 @@ from PIL import Image
 
 from metabridge.adapters import find_bridge, load_pipeline
 from metabridge.bridge.files import write_whole
-from metabridge.eval import report, store
-from metabridge.eval.result import BASELINE
+from metabridge.eval import benchmarks, store
+from metabridge.eval.columns import BASELINE
 from metabridge.training.flatland.captions import TAGS, captioned
 from metabridge.training.flatland.world import draw
 from metabridge.training.log import read_metrics
@@ -140,7 +140,7 @@ def shown(cell: Mapping[str, Any] | None) -> str:
 
 
 def title(kind: str) -> str:
-    return "**overall**" if kind == "overall" else report.NAMES.get(kind, kind)
+    return "**overall**" if kind == "overall" else benchmarks.load("flatland").title_of(kind)
 
 
 def main() -> None:

@@ -23,6 +23,18 @@ def ls_command(kind: str, as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    if kind == "benchmarks":
+        from rich.box import SIMPLE_HEAD
+
+        facts = Table("benchmark", "prompts", "images", "scored by", "licence", "badge", box=SIMPLE_HEAD, pad_edge=False)
+        facts.columns[0].no_wrap = True
+        titles = Table("", "what it measures", box=SIMPLE_HEAD, pad_edge=False)
+        titles.columns[0].no_wrap = True
+        for row in rows:
+            if row["status"] != "suite":
+                facts.add_row(*(escape(row[key]) for key in ("name", "prompts", "images", "scored by", "licence", "status")))
+            titles.add_row(row["name"], escape(row["reason"]))
+        return Console(highlight=False).print(facts, titles)
     table = Table(show_lines=kind == "data")
     table.add_column(kind.removesuffix("s"), style="bold", no_wrap=True)
     if kind != "data":
@@ -79,11 +91,32 @@ def recipes() -> list[dict[str, str]]:
 
 
 def benchmarks() -> list[dict[str, str]]:
-    """One file a benchmark; its first line says what it measures."""
-    from metabridge.eval.benchmarks import names
+    """One file a benchmark: what it takes and how far its numbers can be trusted; then the suites made of them."""
+    from metabridge.eval import suites
+    from metabridge.eval.benchmarks import load, names
 
-    folder = files("metabridge.eval") / "benchmarks"
-    return [{"name": name, "status": "available", "reason": headline(folder / f"{name}.py")} for name in names()]
+    rows = []
+    for one in map(load, names()):
+        judge = "none" if one.judge is None else one.judge.recommended or one.judge.official or "any"
+        scored_by = judge if one.judge is not None else ", ".join(one.models) or "checker"
+        rows.append(
+            {
+                "name": one.name,
+                "status": one.badge,
+                "reason": one.title,
+                "task": one.task,
+                "prompts": str(one.count),
+                "images": str(one.images),
+                "judge": judge,
+                "scored by": scored_by,
+                "licence": one.data.licence if one.data else "none needed",
+            }
+        )
+    for name in suites.names():
+        tree = suites.read(name)
+        parts = ", ".join(run["benchmark"] for run in tree["run"])
+        rows.append({"name": name, "status": "suite", "reason": f"{tree['title']} ({parts})"})
+    return rows
 
 
 def data() -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 
 from metabridge.bridge.pipeline import PipelineOutput
 from metabridge.eval import benchmarks
+from metabridge.eval.subjects.bridge import BridgeSubject
 from metabridge.training.flatland import world
-from metabridge.training.flatland.captions import Want
 
 BRIDGE = {
+    "kind": "bridge",
     "name": "oracle",
     "fingerprint": "f" * 64,
     "brain": {"repo": "none", "revision": "main", "fingerprint": "b" * 64},
@@ -25,12 +26,12 @@ GENERATION = {"num_inference_steps": 1, "guidance_scale": 1.0}
 CODE = {"version": "0", "commit": "none"}
 
 
-def picture(want: Want, seed: int, wrong: bool = False) -> torch.Tensor:
+def picture(want: Mapping[str, Any], seed: int, wrong: bool = False) -> torch.Tensor:
     """[3, 64, 64] in [0, 1]: what is wanted, or the same in the next shape."""
     rng = random.Random(seed)
-    shapes = [world.SHAPES[(world.SHAPES.index(s or "circle") + wrong) % 6] for _, s in want.objects]
-    colors = [c or rng.choice(list(world.COLORS)) for c, _ in want.objects]
-    scene = world.arrange(rng, list(zip(colors, shapes, strict=True)), column=want.relation == "above")
+    shapes = [world.SHAPES[(world.SHAPES.index(s or "circle") + wrong) % 6] for _, s in want["objects"]]
+    colors = [c or rng.choice(list(world.COLORS)) for c, _ in want["objects"]]
+    scene = world.arrange(rng, list(zip(colors, shapes, strict=True)), column=want["relation"] == "above")
     return torch.from_numpy(np.array(world.draw(scene))).permute(2, 0, 1) / 255
 
 
@@ -43,12 +44,11 @@ class Oracle:
     calls: list[tuple[str, int]] = field(default_factory=list)  # row, pictures
 
     def __post_init__(self) -> None:
-        suite = benchmarks.load("flatland")
-        everything = suite.items({kind: suite.PROMPTS for kinds in suite.PARTS.values() for kind in kinds})
-        self.prompts = {item.text: (item, want) for item, want in everything}
+        self.prompts = {item.text: item for item in benchmarks.load("flatland").items(None)}
+        self.subject = BridgeSubject(self, BRIDGE)
 
     def __call__(self, prompt: list[str], *, think: bool, seeds: list[int], output_type: str, **settings: Any) -> PipelineOutput:
-        thoughts = [self.prompts[text][0].rewrite if think else None for text in prompt]
+        thoughts = [self.prompts[text].want["rewrite"] if think else None for text in prompt]
         return self._draw("think" if think else "bridge", prompt, seeds, thoughts)
 
     def draw_native(self, captions: list[str], *, seeds: list[int], output_type: str, **settings: Any) -> PipelineOutput:
@@ -59,4 +59,4 @@ class Oracle:
             raise KeyboardInterrupt
         self.calls.append((row, len(texts)))
         pairs = zip(texts, seeds, strict=True)
-        return PipelineOutput([picture(self.prompts[t][1], seed, self.wrong(t, seed, row)) for t, seed in pairs], thoughts, seeds)
+        return PipelineOutput([picture(self.prompts[t].want, seed, self.wrong(t, seed, row)) for t, seed in pairs], thoughts, seeds)

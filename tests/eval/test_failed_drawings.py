@@ -9,8 +9,10 @@ import torch
 
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.pipeline import BridgePipeline
-from metabridge.eval import plan, store
-from metabridge.eval.generate import DRAWN, MODEL_ERROR, OK, generate
+from metabridge.eval import benchmarks, plan, store
+from metabridge.eval.generate import DRAWN, generate
+from metabridge.eval.items import MODEL_ERROR, OK
+from metabridge.eval.subjects.bridge import BridgeSubject
 from tests.eval.oracle import BRIDGE, CODE, GENERATION
 
 
@@ -25,8 +27,8 @@ def test_a_failed_drawing_is_counted(bridge: Bridge, tmp_path: Path, monkeypatch
     monkeypatch.setattr(bridge.hand, "draw", spoiled)
     pipeline = BridgePipeline(bridge, "tiny", batch_size=plan.CHUNK)
     generation = {**GENERATION, "batch_size": pipeline.batch_size}
-    planned = plan.save(plan.make("flatland", BRIDGE, generation, CODE, limit={"all": 1}, images=1), tmp_path)
-    generate(planned, tmp_path, pipeline)
+    planned = plan.save(plan.make(benchmarks.load("flatland"), BRIDGE, generation, CODE, limit={"all": 1}, images=1), tmp_path)
+    generate(planned, tmp_path, BridgeSubject(pipeline, {}))
     records = {record["key"]: record for record in store.read(tmp_path / DRAWN)}
     for chunk in planned.chunks():
         states = [records[sample.key]["state"] for sample in chunk]

@@ -15,15 +15,23 @@ from metabridge.bridge.errors import UserError
 from metabridge.bridge.pipeline import PipelineOutput
 from metabridge.eval import benchmarks, plan, report, result, score, store
 from metabridge.eval.generate import DRAWN, generate
+from metabridge.eval.items import Services
 from tests.eval.oracle import BRIDGE, CODE, GENERATION, Oracle
 
 
 def evaluate(chosen: plan.Plan, folder: Path, drawer: Oracle) -> dict:
     chosen = plan.save(chosen, folder)
-    generate(chosen, folder, drawer)
-    summary = result.summarize(chosen, score.score(chosen, folder))
+    generate(chosen, folder, drawer.subject)
+    summary = scored(chosen, folder)
     result.write(summary, folder)
     return summary
+
+
+def scored(chosen: plan.Plan, folder: Path) -> dict:
+    services = Services(None)
+    scorer = chosen.definition.scorer_module().load({}, services)
+    score.score(chosen, folder, scorer)
+    return result.summarize(chosen, score.read(chosen, folder, score.tag(scorer.identity)), scorer.identity, services, {})
 
 
 def test_plan_counts_and_seeds(small_plan: plan.Plan) -> None:
@@ -36,30 +44,29 @@ def test_plan_counts_and_seeds(small_plan: plan.Plan) -> None:
     chunks = small_plan.chunks()
     assert [s for chunk in chunks for s in chunk] == samples
     assert all(len(chunk) <= plan.CHUNK and len({s.row for s in chunk}) == 1 for chunk in chunks)
-    by_row = {row: {(s.item.id, s.k, s.seed) for s in samples if s.row == row} for row in plan.ROWS}
+    by_row = {row: {(s.item.id, s.k, s.seed) for s in samples if s.row == row} for row in small_plan.rows}
     assert by_row["think"] | by_row["native"] == by_row["bridge"]  # the same prompts and seeds
 
 
 def test_a_limited_run_is_a_part_of_the_full_one() -> None:
-    suite = benchmarks.load("flatland")
-    full = {item.id: item for item, _ in items(suite, suite.PROMPTS)}
-    assert all(full[item.id] == item for item, _ in items(suite, 3))
+    flatland = benchmarks.load("flatland")
+    full = {item.id: item for item in flatland.items(None)}
+    part = plan.make(flatland, BRIDGE, GENERATION, CODE, limit={"all": 3})
+    assert len(part.items) == 3 * 13 + 9 and all(full[item.id] == item for item in part.items)  # one of each held-out tag or kind
     numbers = [item.number for item in full.values()]
-    assert len(set(numbers)) == len(numbers)
-
-
-def items(suite: benchmarks.Benchmark, number: int) -> list[tuple[benchmarks.Item, Any]]:
-    return suite.items({kind: number for kinds in suite.PARTS.values() for kind in kinds})
+    assert len(set(numbers)) == len(numbers) == flatland.count
 
 
 def test_a_closer_limit_counts() -> None:
-    made = plan.make("flatland", BRIDGE, GENERATION, CODE, limit={"all": 3, "reasoning": 2, "single": 5, "negation": 1}, images=1)
-    drawn = Counter((s.row, s.item.kind) for s in made.samples() if not s.item.held_out)
+    made = plan.make(
+        benchmarks.load("flatland"), BRIDGE, GENERATION, CODE, limit={"all": 3, "reasoning": 2, "single": 5, "negation": 1}, images=1
+    )
+    drawn = Counter((s.row, s.item.group) for s in made.samples() if not s.item.held_out)
     assert drawn["bridge", "single"] == drawn["native", "single"] == 5
     assert drawn["bridge", "colors"] == 3
     assert drawn["think", "two_hop"] == drawn["bridge", "two_hop"] == 2
     assert drawn["think", "negation"] == 1
-    assert "5 of single; 3 of two objects, counting, " in report.size(made.benchmark)
+    assert "5 of single; 3 of two objects, counting, " in report.size(made.definition, made.benchmark)
 
 
 def test_right_pictures_score_one(small_plan: plan.Plan, tmp_path: Path) -> None:
@@ -97,7 +104,7 @@ def test_stop_and_resume_give_the_same_result(small_plan: plan.Plan, tmp_path: P
     parts = tmp_path / "parts"
     plan.save(small_plan, parts)
     with pytest.raises(KeyboardInterrupt):
-        generate(small_plan, parts, Oracle(wrong, stop_after=2))
+        generate(small_plan, parts, Oracle(wrong, stop_after=2).subject)
     drawn = parts / DRAWN
     drawn.write_bytes(drawn.read_bytes()[:-9])  # a kill in the middle of a line
     (parts / "images" / "bridge" / "single" / ".single-000-0.png.tmp").write_bytes(b"half")
@@ -118,12 +125,12 @@ def test_stop_and_resume_give_the_same_result(small_plan: plan.Plan, tmp_path: P
 def test_missing_and_corrupt_pictures_make_it_incomplete(small_plan: plan.Plan, tmp_path: Path) -> None:
     evaluate(small_plan, tmp_path, Oracle())
     whole = (tmp_path / "result.json").read_bytes()
-    files = [tmp_path / s.file for s in small_plan.samples() if s.row == "bridge" and s.item.kind == "single"]
+    files = [tmp_path / s.file for s in small_plan.samples() if s.row == "bridge" and s.item.group == "single"]
     files[0].unlink()
     files[3].write_bytes(files[3].read_bytes()[:100])
 
     chosen = plan.load(tmp_path)
-    summary = result.summarize(chosen, score.score(chosen, tmp_path))
+    summary = scored(chosen, tmp_path)
     single = summary["scores"]["composition"]["single"]
     assert (single["value"], single["unscored"], single["n"]) == (None, 2, 8)
     assert summary["scores"]["composition"]["overall"]["value"] is None
@@ -149,7 +156,7 @@ def test_nan_pictures_count_as_wrong(small_plan: plan.Plan, tmp_path: Path) -> N
     assert summary["scores"]["composition"]["overall"]["value"] == 0.5
     assert summary["pictures"]["model_error"] == len(small_plan.samples()) / 2
     again = Broken()
-    generate(small_plan, tmp_path, again)
+    generate(small_plan, tmp_path, again.subject)
     assert not again.calls  # it is the model's error, drawing again would not help
 
 
@@ -157,17 +164,24 @@ def test_pictures_say_what_they_are(small_plan: plan.Plan, tmp_path: Path) -> No
     evaluate(small_plan, tmp_path, Oracle())
     sample = next(s for s in small_plan.samples() if s.row == "think")
     with Image.open(tmp_path / sample.file) as image:
-        assert image.text == {"prompt": sample.item.text, "thought": sample.item.rewrite, "seed": str(sample.seed)}
+        assert image.text == {"prompt": sample.item.text, "thought": sample.item.want["rewrite"], "seed": str(sample.seed)}
 
 
 def test_another_evaluation_in_the_folder_is_refused(small_plan: plan.Plan, tmp_path: Path) -> None:
     plan.save(small_plan, tmp_path)
-    other = plan.make("flatland", {**BRIDGE, "fingerprint": "0" * 64}, GENERATION, CODE, limit={"all": 4}, images=2)
+    other = plan.make(benchmarks.load("flatland"), {**BRIDGE, "fingerprint": "0" * 64}, GENERATION, CODE, limit={"all": 4}, images=2)
     with pytest.raises(
         UserError, match=r"holds another evaluation: its bridge fingerprint is f{16}, asked for is 0{16}; give another folder"
     ):
         plan.save(other, tmp_path)
-    moved = plan.make("flatland", {**BRIDGE, "name": "elsewhere"}, GENERATION, {"version": "1", "commit": "x"}, limit={"all": 4}, images=2)
+    moved = plan.make(
+        benchmarks.load("flatland"),
+        {**BRIDGE, "name": "elsewhere"},
+        GENERATION,
+        {"version": "1", "commit": "x"},
+        limit={"all": 4},
+        images=2,
+    )
     assert plan.save(moved, tmp_path).identity == small_plan.identity  # a name, a place or a commit is no difference
 
 
@@ -176,7 +190,7 @@ def test_changed_prompts_are_refused(small_plan: plan.Plan, tmp_path: Path) -> N
     tree = json.loads((tmp_path / "plan.json").read_text())
     tree["identity"]["benchmark"]["data_sha256"] = "0" * 64
     (tmp_path / "plan.json").write_text(json.dumps(tree))
-    with pytest.raises(UserError, match="planned on flatland data 000000000000, this version has"):
+    with pytest.raises(UserError, match="planned on flatland data 000000000000, its plan.json holds"):
         plan.load(tmp_path)
 
 
@@ -191,14 +205,13 @@ def test_changed_prompts_are_refused(small_plan: plan.Plan, tmp_path: Path) -> N
 )
 def test_bad_sizes(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        plan.make("flatland", BRIDGE, GENERATION, CODE, **options)
+        plan.make(benchmarks.load("flatland"), BRIDGE, GENERATION, CODE, **options)
     assert str(caught.value).startswith(message)
 
 
 def test_unknown_benchmark() -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match="^flatlnd: no such benchmark; did you mean flatland[?] it may be one of: .*geneval, "):
         benchmarks.load("flatlnd")
-    assert str(caught.value) == "flatlnd: no such benchmark; did you mean flatland? it may be one of: flatland"
 
 
 def test_no_plan(tmp_path: Path) -> None:

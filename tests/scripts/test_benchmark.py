@@ -31,7 +31,7 @@ def test_a_training_scores_what_it_saves(metabridge: Command, recipe_file: Path)
     assert at_the_end["scores"]["composition"]["overall"]["value"] == scores(Path("run"))[3] and not at_the_end["baselines"]
     metabridge("eval", "run", "--limit", 1, "--images", 1, "--no-baseline", "-o", "after")
     after = json.loads(Path("after/result.json").read_text())
-    assert after["identity"]["bridge"]["fingerprint"] == at_the_end["identity"]["bridge"]["fingerprint"]
+    assert after["identity"]["model"]["fingerprint"] == at_the_end["identity"]["model"]["fingerprint"]
     # what lies there from weights that are gone is drawn anew
     for step in (2, 3):
         Path(f"run/checkpoints/step-{step:06d}.pt").unlink(missing_ok=True)
@@ -62,6 +62,10 @@ def test_a_signal_ends_it_and_the_run_is_saved(tree: dict[str, Any], tmp_path: P
     ("setting", "line"),
     [
         ("log.benchmark=flatlnad", "log.benchmark: flatlnad: no such benchmark; did you mean flatland? it may be one of: "),
+        (
+            "log.benchmark=geneval",
+            "log.benchmark: geneval needs data, a judge or a detector, for which a training does not wait; it may be ",
+        ),
         ("log.benchmark_limit=101", "log.benchmark_limit: 101 given; flatland has 100 prompts a tag or kind, give as many at most"),
     ],
 )

@@ -35,7 +35,7 @@ def test_demo(brain_folder: Path, hand_folder: Path, tmp_path: Path, capsys: pyt
     assert report["baselines"].keys() == {"hand_text_encoder", "shipped"}
     assert report["baselines"]["shipped"]["reasoning"]["think"]["overall"]["n"] == 7
     assert report["training"]["steps"] == 3 and report["seconds"]["train"] > 0
-    assert report["identity"]["bridge"]["fingerprint"] != report["baselines"]["shipped"]["identity"]["bridge"]["fingerprint"]
+    assert report["identity"]["model"]["fingerprint"] != report["baselines"]["shipped"]["identity"]["model"]["fingerprint"]
     page = (out / "report.html").read_text()
     for text in (
         "metabridge train tiny",

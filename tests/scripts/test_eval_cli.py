@@ -69,7 +69,7 @@ def test_one_command_draws_scores_and_reports(evaluated: Path) -> None:
     assert 0 <= cell["low"] <= cell["value"] <= cell["high"] <= 1
     identity = result["identity"]
     assert identity["benchmark"]["name"] == "flatland" and len(identity["benchmark"]["data_sha256"]) == 64
-    assert identity["bridge"]["brain"].keys() >= {"repo", "revision", "fingerprint"}
+    assert identity["model"]["brain"].keys() >= {"repo", "revision", "fingerprint"}
     assert identity["generation"]["num_inference_steps"] == 1 and identity["code"]["version"]
     report = (evaluated / "report.html").read_text()
     assert "data:image/png;base64," in report and "<svg" in report
@@ -142,7 +142,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
         (["x", "--limit", "many"], "--limit many: give a number of prompts, as 20, or one of a part, tag or kind, as reasoning=8"),
         (["score", "absent"], "absent: no plan.json there; `metabridge eval BRIDGE -o absent` starts an evaluation"),
         (["compare", "x"], "x given; write metabridge eval compare DIR DIR"),
-        (["x", "--suite", "geneval"], "geneval: no such benchmark; it may be one of: flatland"),
+        (["x", "--suite", "genevl"], "genevl: no such benchmark; did you mean geneval? it may be one of: "),
     ],
 )
 def test_error_lines(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

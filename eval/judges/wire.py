@@ -1,0 +1,180 @@
+"""The chat completions format: a request into a body, a response into an answer or into what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from PIL import Image
+
+from metabridge.eval.judges import JudgeError, Message, Request
+from metabridge.eval.judges.answers import Answer, without_thought
+from metabridge.eval.judges.pictures import data_uri, fitted
+
+_PASSING = {408, 409, 425, 429}  # and 5xx
+_ELSEWHERE = {404, 405, 410}  # and 3xx: so it would go with every question
+_FILTERED = re.compile(r"content.?(?:filter|policy|management|inspection)|data.?inspection|moderation|flagged|responsible.?ai|safety", re.I)
+_OUT_OF_CREDIT = re.compile(r"insufficient.?(?:quota|balance|credit|funds)", re.I)
+_FILTER_FINISH = {"content_filter", "safety", "prohibited_content", "sensitive"}
+_DATED = re.compile(r"[-@](?:\d{4}-\d{2}-\d{2}|\d{2}-\d{2}|\d{3,4}|\d{6}|\d{8})")
+_THOUGHTS = ("reasoning_content", "reasoning")  # where servers put what a model thinks, if not into the text
+
+
+class Again(Exception):
+    """What may pass: the same question may be answered the next time."""
+
+    def __init__(self, reason: str, after: float | None = None, empty: bool = False, away: bool = False) -> None:
+        super().__init__(reason)
+        self.after = after  # seconds the server asks to wait
+        self.empty = empty  # the model said nothing, which it does again more often than not
+        self.away = away  # nobody who could answer is there
+
+
+class Stop(Exception):
+    """What would be the same for every question."""
+
+
+class Unauthorized(Stop):
+    """The key is missing or wrong."""
+
+
+def body(request: Request, model: str) -> dict[str, Any]:
+    fields = {
+        "model": model,
+        "messages": [_message(message, request.max_side) for message in request.messages],
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        **request.extra,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def read(status: int, headers: Mapping[str, str], text: str, asked: str, hide: Callable[[Any], Any]) -> Answer:
+    """The answer, by the model that was `asked`. `hide` takes secrets out of what the server says. Raises Again, Stop or JudgeError."""
+    try:
+        tree = hide(json.loads(text))
+    except (ValueError, RecursionError):
+        tree = hide(text)
+    fields = tree if isinstance(tree, dict) else {}
+    error = fields.get("error")
+    if 200 <= status < 300 and error and not fields.get("choices"):  # an error of the model's host, passed on by a router
+        code = error.get("code") if isinstance(error, dict) else None
+        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    if not 200 <= status < 300:
+        raise _fault(status, headers, _said(tree))
+    model = fields.get("model") if isinstance(fields.get("model"), str) else None
+    choice = _choice(fields)
+    if model and not same_model(hide(asked), model):
+        raise Stop(f"{asked} was asked, but {model} answered; name the model as the endpoint does")
+    return Answer(_content(choice), model, _usage(fields))
+
+
+def same_model(asked: str, answered: str) -> bool:
+    """Whether it is the model asked, or a dated version of it; owners are compared where both names have one."""
+    asked, answered = asked.lower(), answered.lower()
+    if not ("/" in asked and "/" in answered):
+        asked, answered = asked.rpartition("/")[2], answered.rpartition("/")[2]
+    name = asked.removesuffix("-latest")
+    return answered == asked or (answered.startswith(name) and bool(_DATED.fullmatch(answered[len(name) :])))
+
+
+def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Seconds until the server wants to be asked again; it may say so in seconds or as a date."""
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
+    try:
+        then = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, math.ceil((then.replace(tzinfo=then.tzinfo or UTC) - (now or datetime.now(UTC))).total_seconds()))
+
+
+def one_line(text: str) -> str:
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())[:200]
+
+
+def _message(message: Message, max_side: int | None) -> dict[str, Any]:
+    if len(message.content) == 1 and isinstance(message.content[0], str):  # some servers take a system message only so
+        return {"role": message.role, "content": message.content[0]}
+    return {"role": message.role, "content": [_part(part, max_side) for part in message.content]}
+
+
+def _part(part: str | Image.Image, max_side: int | None) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image_url", "image_url": {"url": data_uri(fitted(part, max_side))}}
+
+
+def _fault(status: int, headers: Mapping[str, str], said: str) -> Exception:
+    told = f"{status}: {said}" if said else str(status)
+    if _FILTERED.search(said) and status in (400, 403, 422):
+        return JudgeError(f"content filter ({told})")
+    if status in (401, 403):
+        return Unauthorized(told)
+    if status == 402 or (status == 429 and _OUT_OF_CREDIT.search(said)):
+        return Stop(f"no credit left ({told}); fill it up and run the same command again")
+    if status in _ELSEWHERE or 300 <= status < 400:
+        return Stop(f"no such address or model there ({told}); correct --judge")
+    if status in _PASSING or status >= 500:
+        return Again(told, after=retry_after(headers), away=True)
+    return JudgeError(f"refused the request ({told})")
+
+
+def _said(tree: Any) -> str:
+    """The message of an error, with its code, out of the forms that servers give it."""
+    if isinstance(tree, dict):
+        error = tree.get("error") or tree
+        parts = [error.get(name) for name in ("message", "detail", "code", "type")] if isinstance(error, dict) else [error]
+        return one_line(" ".join(str(part) for part in parts if part))
+    return one_line(tree if isinstance(tree, str) else "")
+
+
+def _choice(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    choices = fields.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise Again("the response is no chat completion")
+    if len(choices) > 1:  # which of them is the answer would be a guess
+        raise Again(f"{len(choices)} answers where one was asked for")
+    if not isinstance(choices[0], dict) or not isinstance(choices[0].get("message"), dict):
+        raise Again("the response is no chat completion")
+    return choices[0]
+
+
+def _content(choice: Mapping[str, Any]) -> str:
+    message, finish = choice["message"], str(choice.get("finish_reason") or "").lower()
+    if refusal := message.get("refusal"):
+        raise JudgeError(f"refused to answer ({one_line(str(refusal))})")
+    if finish in _FILTER_FINISH:
+        raise JudgeError(f"content filter (finish_reason {finish})")
+    if finish == "length":
+        raise JudgeError("the answer was cut off at max_tokens (finish_reason length); allow more of them, or switch thinking off")
+    if finish == "error":
+        raise Again("the answer broke off (finish_reason error)", away=True)
+    said = _text(message.get("content"))
+    if text := without_thought(said):
+        return text
+    thought = bool(said.strip()) or any(message.get(name) for name in _THOUGHTS)
+    raise Again("a thought without an answer" if thought else "empty answer", empty=True)
+
+
+def _text(content: Any) -> str:
+    """Content is text, or parts with text in them."""
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type", "text") == "text"]
+        return "".join(text for text in texts if isinstance(text, str))
+    if content is None or isinstance(content, str):
+        return content or ""
+    raise Again("the response is no chat completion")
+
+
+def _usage(fields: Mapping[str, Any]) -> dict[str, int]:
+    usage = fields.get("usage")
+    if not isinstance(usage, dict):
+        return {}
+    return {name: usage[name] for name in ("prompt_tokens", "completion_tokens") if isinstance(usage.get(name), int)}

@@ -1,0 +1,165 @@
+"""A result as tables for people: rows are groups, columns are ways of drawing and metrics, then paired differences and chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metabridge.eval.benchmarks import Benchmark, Metric
+from metabridge.eval.columns import Column, columns, gaps, get
+from metabridge.eval.result import Cell, Group
+
+NATIVE = "hand's own text encoder"
+Results = Mapping[str, Mapping[str, Any]]  # name -> result
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A number of a table and what stands smaller beside it."""
+
+    value: str
+    interval: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.value} {self.interval}".strip()
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    note: str
+    columns: tuple[str, ...]  # the first names the row
+    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
+
+
+def entry(cell: Cell | None, *, signed: bool = False, digits: int = 2, bounds: bool = False) -> Entry:
+    if not cell:
+        return Entry("")
+    if cell["value"] is None:
+        ends = cell.get("bounds", {"least": None, "most": None})
+        known = bounds and None not in ends.values()
+        between = f"; {ends['least']:.{digits}f} to {ends['most']:.{digits}f}" if known else ""
+        return Entry("n/a", f"({cell['unscored']} of {cell['n']} unscored{between})")
+    form = f"{{:+.{digits}f}}" if signed else f"{{:.{digits}f}}"
+    value, low, high = (None if cell[key] is None else form.format(round(cell[key], digits) + 0.0) for key in ("value", "low", "high"))
+    return Entry(str(value), "" if low is None else f"[{low}, {high}]")
+
+
+def rows_of(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = result["identity"]["generation"]["rows"]
+    return found
+
+
+def column_title(column: Column, results: int, name: str, alone: bool) -> str:
+    """What a column is called: the model where there are several, the mode where a part is drawn in several, the metric where it is not alone."""
+    if column.row == "native":
+        words = [NATIVE]
+    else:
+        modes = [column.mode] if column.path[2:3] == (column.mode,) else []
+        words = [*([name] if results > 1 or not modes else []), *modes]
+    return ", ".join([*words, *([] if alone else [column.metric.title or column.metric.name])])
+
+
+def part_table(benchmark: Benchmark, part: str, results: Results, metrics: Sequence[Metric] | None = None, bounds: bool = False) -> Table:
+    """A part of the benchmark; one model's ways beside each other, or several models."""
+    spec, first = benchmark.parts[part], next(iter(results.values()))
+    wanted = [metric.name for metric in metrics or benchmark.metrics]
+    found: list[tuple[str, Group, bool, Metric]] = []
+    baselines: list[tuple[str, Group, bool, Metric]] = []
+    for name, result in results.items():
+        for column in columns(benchmark, rows_of(result)):
+            if column.part != part or column.metric.name not in wanted or not (cells := get(result, column.path)):
+                continue
+            title = column_title(column, len(results), name, len(wanted) == 1)
+            if column.row != "native":
+                found.append((title, cells, False, column.metric))
+            elif result is first:
+                baselines.append((title, cells, False, column.metric))
+    found += baselines
+    for gap in gaps(benchmark, rows_of(first)):
+        native = gap.second.row == "native"
+        if gap.first.part == part and gap.first.metric.name in wanted and (native or len(results) == 1) and (cells := get(first, gap.path)):
+            words = "difference" if len(results) == 1 and len(wanted) == 1 else f"{next(iter(results))} - hand's own"
+            found.append((words, cells, True, gap.first.metric))
+    names = list(found[0][1]) if found else []
+    rows = [
+        (title_of(benchmark, n), [entry(cells.get(n), signed=s, digits=m.digits, bounds=bounds) for _, cells, s, m in found]) for n in names
+    ]
+    titles = [title for title, _, _, _ in found]
+    if spec.chance:
+        guesses = [next((cells[n]["chance"] for _, cells, _, _ in found if "chance" in cells.get(n, {})), None) for n in names]
+        rows = [(title, [*row, Entry("" if guess is None else f"{guess:.2f}")]) for (title, row), guess in zip(rows, guesses, strict=True)]
+        titles.append("chance")
+    note = " ".join(
+        [spec.note, *(f"{m.title or m.name}: {m.note}" for m in metrics or benchmark.metrics if m.note and not spec.note)]
+    ).strip()
+    return Table(spec.title or benchmark.title, note, (spec.label, *titles), tuple((title, tuple(row)) for title, row in rows))
+
+
+def title_of(benchmark: Benchmark, group: str) -> str:
+    return "overall" if group == "overall" else benchmark.title_of(group)
+
+
+def held_out(benchmark: Benchmark, result: Mapping[str, Any], bounds: bool = False) -> list[Table]:
+    """Seen and held-out items side by side, for the groups that have both."""
+    apart, tables = result.get("held_out"), []
+    for part, spec in benchmark.parts.items() if apart else ():
+        pairs: list[tuple[str, Group, Group, Metric]] = []
+        ways = [column for column in columns(benchmark, rows_of(result)) if column.part == part and column.metric == benchmark.metrics[0]]
+        thinks = any(column.row == "think" for column in ways)
+        for column in ways:
+            if thinks and column.row != "think":
+                continue  # what was held out is a thought's
+            title = column_title(column, 1, "bridge", True)
+            pairs.append((title, get(result, column.path), get(apart, column.path), column.metric))
+        if thinks:
+            pairs.append(("thought", get(result, ("thoughts",)), get(apart, ("thoughts",)), Metric("thought")))
+        pairs = [pair for pair in pairs if pair[1] and pair[2]]
+        if not pairs:
+            continue
+        names = [name for name in pairs[0][2] if name != "overall" or set(pairs[0][2]) == set(pairs[0][1])]
+        rows = tuple(
+            (title_of(benchmark, n), tuple(entry(g.get(n), digits=m.digits, bounds=bounds) for _, a, b, m in pairs for g in (a, b)))
+            for n in names
+        )
+        heads = tuple(f"{title}, {split}" for title, *_ in pairs for split in ("seen", "held out"))
+        tables.append(Table(f"{spec.title or part}: held out", spec.held_out, (spec.label, *heads), rows))
+    return tables
+
+
+def facets(benchmark: Benchmark, result: Mapping[str, Any]) -> list[Table]:
+    """Finer categories, a column a way of drawing."""
+    found = result.get("facets") or {}
+    names = list(dict.fromkeys(name for group in found.values() for name in group))
+    if not names:
+        return []
+    rows = tuple((name, tuple(entry(group.get(name)) for group in found.values())) for name in names)
+    return [Table(benchmark.facets, "Points got by points there were to get.", ("category", *found), rows)]
+
+
+def result_tables(benchmark: Benchmark, results: Results, bounds: bool = False) -> list[Table]:
+    """Every table of one model, or of several side by side."""
+    tables = [part_table(benchmark, part, results, bounds=bounds) for part in benchmark.parts]
+    for result in results.values() if len(results) == 1 else ():
+        tables += [*held_out(benchmark, result, bounds), *facets(benchmark, result)]
+    return tables
+
+
+def comparison(title: str, names: tuple[str, str], groups: tuple[Group, Group], gap: Group, benchmark: Benchmark, metric: Metric) -> Table:
+    """Two evaluations on the pictures they share, and their paired difference."""
+    columns = [(name, group, False) for name, group in zip(names, groups, strict=True)]
+    columns.append(("difference", gap, True))
+    rows = tuple((title_of(benchmark, n), tuple(entry(g.get(n), signed=s, digits=metric.digits) for _, g, s in columns)) for n in groups[0])
+    return Table(title, "Paired: same prompts, same seeds.", ("group", *(name for name, _, _ in columns)), rows)
+
+
+def warnings(result: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before the numbers."""
+    pictures, lines = result["pictures"], []
+    total = sum(pictures.values())
+    if pictures["infra_error"]:
+        lines.append(f"Incomplete: {pictures['infra_error']} of {total} pictures are not scored. Run the same command again to finish.")
+    if pictures["model_error"]:
+        lines.append(f"{pictures['model_error']} of {total} pictures had NaN or infinite pixels; they count as wrong.")
+    return [*lines, *result.get("judged", {}).get("warnings", [])]

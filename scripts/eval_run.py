@@ -1,0 +1,290 @@
+"""The stages of an evaluation, as the commands call them: who is evaluated, plan, draw, score, summarize, show."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metabridge.bridge.errors import UserError
+from metabridge.scripts.console import bar, console, rich_table, say
+from metabridge.scripts.eval_options import Options
+
+if TYPE_CHECKING:
+    from metabridge.bridge.pipeline import BridgePipeline
+    from metabridge.eval.benchmarks import Benchmark
+    from metabridge.eval.items import Scorer, Services
+    from metabridge.eval.plan import Plan
+    from metabridge.eval.score import Scored
+    from metabridge.eval.subjects import Subject
+
+SCORING = ("data", "judge", "judge_concurrency", "judge_timeout", "max_judge_calls", "model", "compat", "device", "allow_incomplete")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A folder whose pictures are scored."""
+
+    plan: Plan
+    folder: Path
+    scored: Sequence[Scored]
+    result: dict[str, Any]
+
+
+def subject_of(word: str, benchmark: Benchmark, options: Options) -> Subject:
+    """BRIDGE, images:DIR, diffusers:REPO or endpoint:URL#MODEL."""
+    kind, colon, rest = word.partition(":")
+    if colon and kind in ("images", "diffusers", "endpoint"):
+        if options.quantize is not None:
+            raise UserError(f"--quantize: has no effect on {kind}:; it is for a bridge's brain")
+        if kind == "images":
+            from metabridge.eval.subjects import pictures
+
+            return pictures.load(rest, benchmark=benchmark)
+        if kind == "diffusers":
+            from metabridge.eval.subjects import pipeline
+
+            return pipeline.load(rest, benchmark=benchmark, device=device_of(options))
+        from metabridge.eval.subjects import endpoint
+
+        return endpoint.load(rest, benchmark=benchmark)
+    from metabridge.scripts.generate import load
+
+    return of_pipeline(load(word, options.quantize))
+
+
+def of_pipeline(pipeline: BridgePipeline) -> Subject:
+    """A bridge as the subject: by fingerprint, with the base it stands on."""
+    from metabridge.bridge.artifact import fingerprint
+    from metabridge.eval.subjects.bridge import BridgeSubject
+
+    bridge = pipeline.bridge
+    own = {"name": pipeline.name, "fingerprint": fingerprint(bridge.trained())}
+    return BridgeSubject(pipeline, {**own, "brain": bridge.brain.identity, "hand": bridge.hand.identity})
+
+
+def device_of(options: Options) -> str:
+    import torch
+
+    return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def make_plan(
+    subject: Subject, folder: Path, options: Options, rows: Sequence[str] | None = None, benchmark: Benchmark | None = None
+) -> Plan:
+    """The plan in the folder, made if it is not there. `rows`: ways to draw; the benchmark's unless given."""
+    from metabridge.eval import benchmarks, plan
+
+    benchmark = benchmark or benchmarks.load(options.suite or "flatland")
+    height, width = options.sides or (None, None)
+    asked = {"num_inference_steps": options.steps, "guidance_scale": options.guidance, "height": height, "width": width}
+    scoring = {
+        "benchmark": options.suite if options.suite and options.suite.endswith(".yaml") else benchmark.name,
+        "data": str(options.data) if options.data else None,
+        "judge": options.judge,
+        "models": options.models,
+        "compat": options.compat or "none",
+    }
+    made = plan.make(
+        benchmark,
+        subject.identity,
+        subject.generation(asked),
+        code(),
+        limit=options.limits,
+        images=options.images,
+        rows=_rows(subject, benchmark, options, rows),
+        seeds=options.seeds or "image",
+        data=data_of(benchmark, options),
+        scoring=scoring,
+    )
+    return plan.save(made, folder)
+
+
+def _rows(subject: Subject, benchmark: Benchmark, options: Options, rows: Sequence[str] | None) -> list[str]:
+    from metabridge.eval.benchmarks import ROWS
+
+    asked = rows if rows is not None else options.rows.split(",") if options.rows else None
+    usual = [row for row in ROWS if any(row in part.rows for part in benchmark.parts.values())]
+    chosen = list(usual if asked is None else asked)
+    if subject.identity["kind"] != "bridge":
+        if asked and chosen != ["bridge"]:
+            raise UserError(f"--rows {','.join(chosen)}: only a bridge draws in several ways; leave it out")
+        return ["bridge"]
+    if not options.baseline and "native" in chosen:
+        chosen.remove("native")
+    if "native" in chosen and subject.drawer.bridge.hand.describe([""]) is None:  # type: ignore[attr-defined]
+        if asked and rows is None:
+            raise UserError("--rows native: the hand has no text encoder of its own; leave native out")
+        say("the hand has no text encoder of its own: no baseline")
+        chosen.remove("native")
+    return chosen
+
+
+def data_of(benchmark: Benchmark, options: Options) -> Path | None:
+    """The folder of a benchmark's files, verified; what is missing is fetched."""
+    if benchmark.data is None:
+        return None
+    from metabridge.eval import data
+
+    return data.ready(benchmark.data, options.data, options.accept_licence)
+
+
+def services_of(planned: Plan, options: Options, subject: Subject | None, folder: Path) -> Services:
+    """What the scorer may use: as the plan says, or as asked for now."""
+    from metabridge.eval import judges
+    from metabridge.eval.items import Services
+
+    benchmark, said = planned.definition, planned.scoring
+    judge, word = None, judge_of(benchmark, replace(options, judge=options.judge or said.get("judge")))
+    if word:
+        answer, identity = judge_brain(subject) if word == "brain" else (None, None)
+        judge = judges.load(
+            word,
+            folder=folder,
+            concurrency=options.judge_concurrency or 8,
+            timeout=options.judge_timeout or 120.0,
+            max_calls=options.max_judge_calls,
+            answer=answer,
+            identity=identity,
+        )
+    models = {**benchmark.models, **said.get("models", {}), **options.models}
+    if wrong := [role for role in models if role not in benchmark.models]:
+        raise UserError(f"--model {wrong[0]}: {benchmark.name} has no such model; it has: {', '.join(benchmark.models) or '(none)'}")
+    compat = options.compat or said.get("compat", "none")
+    if compat not in ("none", "official"):
+        raise UserError(f"--compat {compat}: it is none or official")
+    where = options if options.data else _with_data(options, said.get("data"))
+    return Services(data_of(benchmark, where), judge, models, compat, device_of(options))
+
+
+def judge_of(benchmark: Benchmark, options: Options) -> str | None:
+    """The word of the judge; refused where it is missing or nobody asks it."""
+    if benchmark.judge is None and options.judge:
+        raise UserError(f"--judge {options.judge}: has no effect on {benchmark.name}, which asks no judge; leave it out")
+    if benchmark.judge is not None and benchmark.judge.needed and not options.judge:
+        raise UserError(f"--judge: {benchmark.name} is scored by a judge; {judge_advice(benchmark)}")
+    return options.judge
+
+
+def _with_data(options: Options, path: str | None) -> Options:
+    return replace(options, data=Path(path)) if path else options
+
+
+def judge_advice(benchmark: Benchmark) -> str:
+    assert benchmark.judge is not None
+    known = [f"{kind}: {name}" for kind in ("official", "recommended") if (name := getattr(benchmark.judge, kind))]
+    beside = f" ({'; '.join(known)})" if known else ""
+    return f"give --judge URL#MODEL{beside}, local:REPO, brain, or replay:FILE"
+
+
+def judge_brain(subject: Subject | None) -> tuple[Any, Mapping[str, Any]]:
+    """The bridge's own brain as the judge."""
+    if subject is None or subject.identity["kind"] != "bridge":
+        raise UserError("--judge brain: there is no bridge here whose brain could judge; give URL#MODEL, local:REPO or replay:FILE")
+    pipeline: BridgePipeline = subject.drawer  # type: ignore[attr-defined]
+    brain = pipeline.bridge.brain.identity
+
+    def answer(question: str, images: Sequence[Any]) -> str:
+        return pipeline.answer(question, list(images) or None)
+
+    return answer, {"id": brain["repo"], "revision": brain.get("revision"), "fingerprint": brain["fingerprint"]}
+
+
+def scorer_of(planned: Plan, services: Services) -> Scorer:
+    benchmark = planned.definition
+    found: Scorer = benchmark.scorer_module().load(benchmark.scorer_options, services)
+    return found
+
+
+def draw(planned: Plan, folder: Path, subject: Subject, options: Options | None = None, label: str = "drawing") -> None:
+    from metabridge.eval.generate import generate
+
+    options = options or Options()
+    where = _with_data(options, planned.scoring.get("data"))
+    data = data_of(planned.definition, where) if any(item.images for item in planned.items) else None
+    total = sum(map(len, planned.chunks()[options.part[0] :: options.part[1]]))
+    with bar(label, total) as hear:
+        generate(planned, folder, subject, hear, data=data, shard=options.part)
+
+
+def score(planned: Plan, folder: Path, options: Options | None = None, subject: Subject | None = None) -> Evaluation:
+    """Score what is not scored yet, and write result.json."""
+    services, scorer = score_pictures(planned, folder, options or Options(), subject)
+    return summarize(planned, folder, scorer, services)
+
+
+def score_pictures(planned: Plan, folder: Path, options: Options, subject: Subject | None) -> tuple[Services, Scorer]:
+    from metabridge.eval import store
+    from metabridge.eval.score import score as score_all
+
+    services = services_of(planned, options, subject, folder)
+    scorer = scorer_of(planned, services)
+    total = sum(map(len, planned.chunks()[options.part[0] :: options.part[1]]))
+    if planned.definition.judge is not None or planned.definition.models:
+        with bar("scoring", total) as hear:
+            score_all(planned, folder, scorer, hear, options.part)
+    else:
+        score_all(planned, folder, scorer, shard=options.part)
+    words = {"judge": options.judge or planned.scoring.get("judge"), "compat": services.compat}
+    store.write_json(folder / "scoring.json", {"identity": dict(scorer.identity), **words})
+    return services, scorer
+
+
+def summarize(planned: Plan, folder: Path, scorer: Scorer, services: Services) -> Evaluation:
+    from metabridge.eval import result
+    from metabridge.eval.judged import judged
+    from metabridge.eval.score import read, tag
+
+    scored = read(planned, folder, tag(scorer.identity))
+    summary = result.summarize(planned, scored, scorer.identity, services, judged(scored, scorer))
+    result.write(summary, folder)
+    return Evaluation(planned, folder, scored, summary)
+
+
+def show(done: Evaluation, options: Options) -> None:
+    """Tables on the console; the same, figures and contact sheets in report.html, and report.md."""
+    from metabridge.eval import report, store, tables
+
+    benchmark = done.plan.definition
+    name = "bridge" if done.result["identity"]["model"]["kind"] == "bridge" else "model"
+    for table in tables.result_tables(benchmark, {name: done.result}, options.allow_incomplete):
+        console.print(rich_table(table), "")
+    for line in tables.warnings(done.result):
+        console.print(f"[yellow]{line}")
+    where = _with_data(options, done.plan.scoring.get("data"))
+    data = data_of(benchmark, where) if any(item.images for item in done.plan.items) else None
+    made = report.page(benchmark, done.scored, done.result, done.folder, data, options.allow_incomplete)
+    page = report.write(made, done.folder / "report.html")
+    store.write(done.folder / "report.md", report.markdown(made).encode())
+    say(f"95% intervals over prompts. Result: {done.folder / 'result.json'}, report: {page}")
+
+
+def code() -> dict[str, str]:
+    """Our version, and the commit where this is a checkout of ours."""
+    here = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        # asking must not touch the repository: a plain `git status` takes its lock to refresh the index
+        done = subprocess.run(["git", "--no-optional-locks", "-C", str(here.parent), *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # and not some other repository around an installed package
+        commit = git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {"version": version("metabridge"), "commit": commit}
+
+
+def say_plan(planned: Plan, folder: Path) -> None:
+    measured, samples = planned.benchmark, planned.samples()
+    counts = ", ".join(f"{row} {sum(s.row == row for s in samples)}" for row in planned.rows)
+    module, options = planned.definition.scorer_module(), planned.definition.scorer_options
+    calls = sum(module.calls(options, sample.item) for sample in samples)
+    say(
+        f"{measured['name']} v{measured['version']}: {len(planned.items)} prompts x {measured['images_per_prompt']}, "
+        f"{len(samples)} pictures ({counts}){f', {calls} judge calls' if calls else ''} into {folder}"
+    )
