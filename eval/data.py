@@ -140,8 +140,7 @@ def fetch(
     base: str = BASE,
 ) -> None:
     """Fetch the files that are missing. One that is there and is not what was pinned is refused, never replaced."""
-    missing = _missing(spec, folder)
-    if not missing:
+    if not _missing(spec, folder):
         return
     if not may_fetch(spec, folder, accepted):
         raise UserError(
@@ -153,8 +152,8 @@ def fetch(
         with (folder / ".lock").open("ab") as lock:  # shards of one run start at the same time
             store.lock(lock)
             if spec.accept and not _remembers(spec, folder):
-                with (folder / ACCEPTED).open("a", encoding="utf-8") as file:
-                    file.write(_licence(spec) + "\n")
+                with (folder / ACCEPTED).open("a", encoding="utf-8") as remembered:
+                    remembered.write(_licence(spec) + "\n")
             for file in _missing(spec, folder):
                 _fetch(file, folder, progress, base)
 

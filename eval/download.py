@@ -12,6 +12,7 @@ from metabridge.bridge.errors import UserError
 
 if TYPE_CHECKING:
     import httpx
+    import tenacity
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def download(url: str, part: Path, heard: Callable[[int, int | None], None], oth
         stop=tenacity.stop_after_attempt(TRIES),
         wait=tenacity.wait_exponential(multiplier=PAUSE, max=30),
         retry=tenacity.retry_if_exception(_passes),
-        before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+        before_sleep=_say,
         reraise=True,
     )
     # compressed, a range would be one of the compressed bytes
@@ -36,8 +37,21 @@ def download(url: str, part: Path, heard: Callable[[int, int | None], None], oth
         try:
             tries(_stream, client, url, part, heard)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            said = f"HTTP {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else " ".join(str(error).split())
-            raise UserError(f"{url}: cannot be fetched ({said or type(error).__name__}); {otherwise}") from error
+            raise UserError(f"{url}: cannot be fetched ({_said(error)}); {otherwise}") from error
+
+
+def _say(state: tenacity.RetryCallState) -> None:
+    assert state.outcome is not None and state.next_action is not None
+    log.warning("%s: %s; again in %.0f s", state.args[1], _said(state.outcome.exception()), state.next_action.sleep)
+
+
+def _said(error: BaseException | None) -> str:
+    """In one line."""
+    import httpx
+
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"HTTP {error.response.status_code}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _passes(error: BaseException) -> bool:
@@ -60,7 +74,7 @@ def _stream(client: httpx.Client, url: str, part: Path, heard: Callable[[int, in
         rest = answer.headers.get("Content-Length")
         total = None if rest is None else done + int(rest)
         with part.open("ab" if done else "wb") as out:
-            for block in answer.iter_bytes(2**16):
+            for block in answer.iter_bytes():
                 out.write(block)
                 done += len(block)
                 heard(done, total)

@@ -1,26 +1,30 @@
-"""What is to be known of the judge before its scores: answers that had to be asked for again, and known pictures it judged wrongly."""
+"""What is to be known of a judge before its scores: answers that had to be asked for again, and known pictures that it judged wrongly."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from metabridge.eval.items import OK, Scorer
+from metabridge.eval.items import INFRA_ERROR
+from metabridge.eval.judges import Judge, canary
 from metabridge.eval.score import Scored
 
-LEAST_CANARY = 0.9  # share of the known pictures that a judge must get right before its scores are taken without a warning
+LEAST_RIGHT = 0.9  # of the known pictures, and of answers that need not be asked for again: below, the scores come with a warning
 
 
-def judged(scored: Sequence[Scored], scorer: Scorer) -> dict[str, Any]:
-    """{} where no judge was asked."""
-    answers = [s.detail["answers"] for s in scored if "answers" in s.detail]
-    if "judge" not in scorer.identity:
+def judged(scored: Sequence[Scored], judge: Judge | None) -> dict[str, Any]:
+    """Empty where no judge was asked. The known pictures are judged in every run; what was recorded is not asked again."""
+    if judge is None:
         return {}
-    asked = sum(answer["asked"] for row in answers for answer in row)
-    unparsed = sum(s.state != OK and s.reason.startswith("judge: ") for s in scored)
-    found: dict[str, Any] = {"questions": sum(map(len, answers)), "answers": asked, "without_answer": unparsed, "warnings": []}
-    if found["questions"]:
-        found["repeated"] = round((asked - found["questions"]) / found["questions"], 4)
-        if found["repeated"] > 0.1:
-            found["warnings"].append(f"{found['repeated']:.0%} of the judge's answers had to be asked for again: its scores are doubtful.")
+    answers = [answer for s in scored for answer in s.detail.get("answers", ())]
+    extra = sum(answer["asked"] - 1 for answer in answers)
+    lost = [s.reason for s in scored if s.state == INFRA_ERROR and s.reason not in ("not drawn", "not scored")]
+    found: dict[str, Any] = {"questions": len(answers), "asked_again": extra, "pictures_without_score": len(lost), "warnings": []}
+    if extra > (1 - LEAST_RIGHT) * len(answers):
+        found["warnings"].append(f"{extra} of the judge's {len(answers)} answers had to be asked for again: its scores are doubtful.")
+    if judge.identity["kind"] != "replay":  # which looks at nothing
+        drift = canary.drift(judge)
+        found["canary"] = {"right": drift.right, "of": drift.of, "wrong": list(drift.wrong), "unanswered": list(drift.unanswered)}
+        if drift.right < LEAST_RIGHT * drift.of:
+            found["warnings"].append(f"The judge is right about {drift.right} of {drift.of} known pictures: its scores are doubtful.")
     return found

@@ -10,6 +10,7 @@ import numpy as np
 
 from metabridge.bridge.errors import UserError
 from metabridge.eval import stats
+from metabridge.eval.sums import Picture, Weights
 
 Key = tuple[str, str, int]  # group, prompt, which of its pictures
 Said = Mapping[Key, tuple[float, str]]  # value and reason
@@ -40,7 +41,7 @@ class Parity:
     official_only: int
 
 
-def parity(ours: Mapping[Key, float], official: Mapping[Key, float], weights: stats.Weights = "equal") -> Parity:
+def parity(ours: Mapping[Key, float], official: Mapping[Key, float], weights: Weights = "equal") -> Parity:
     """Over the pictures that both have scored; `weights` of the groups as the benchmark has them."""
     shared = [key for key in ours if key in official]
     if not shared:
@@ -67,25 +68,24 @@ def _same(pair: tuple[float, float]) -> bool:
     return abs(pair[0] - pair[1]) <= SAME
 
 
-def _agreement(pairs: Mapping[Key, tuple[float, float]], weights: stats.Weights, binary: bool) -> Agreement:
+def _agreement(pairs: Mapping[Key, tuple[float, float]], weights: Weights, binary: bool) -> Agreement:
     a, b = np.array(list(pairs.values())).T
-    sides = [_clusters({key: pair[side] for key, pair in pairs.items()}) for side in (0, 1)]
-    ends = {"low": 0.0, "high": 1.0} if binary else {"low": None, "high": None}
-    mine, theirs = (stats.estimate(side, weights, **ends) for side in sides)
+    first, second = (_clusters({key: pair[side] for key, pair in pairs.items()}) for side in (0, 1))
+    low, high = (0.0, 1.0) if binary else (None, None)
     return Agreement(
         pictures=len(pairs),
         agree=float(np.mean([_same(pair) for pair in pairs.values()])),
         kappa=kappa(a, b) if binary else None,
         correlation=None if binary else correlation(a, b),
         difference=float(np.abs(a - b).mean()),
-        ours=mine,
-        official=theirs,
-        gap=stats.paired_estimate(*sides, weights),
+        ours=stats.estimate(first, weights, low=low, high=high),
+        official=stats.estimate(second, weights, low=low, high=high),
+        gap=stats.paired_estimate(first, second, weights),
     )
 
 
-def _clusters(values: Mapping[Key, float]) -> dict[str, dict[str, list[stats.Picture]]]:
-    clusters: dict[str, dict[str, list[stats.Picture]]] = {}
+def _clusters(values: Mapping[Key, float]) -> dict[str, dict[str, list[Picture]]]:
+    clusters: dict[str, dict[str, list[Picture]]] = {}
     for (group, prompt, _), value in values.items():
         clusters.setdefault(group, {}).setdefault(prompt, []).append((value, 1.0))
     return clusters

@@ -23,9 +23,7 @@ def goodness(metric: Metric) -> Callable[[Scored], float]:
     def of(s: Scored) -> float:
         if s.state != OK or metric.source not in s.values:
             return 0.0 if s.state != OK else 1.0
-        if metric.within == "ratio":
-            return s.values[metric.source] / max(s.values[f"{metric.source}.of"], 1e-9)
-        return metric.share(s.values[metric.source])
+        return metric.share(_value(s, metric))
 
     return of
 
@@ -69,7 +67,8 @@ def _tile(s: Scored, folder: Path, metric: Metric, data: Path | None) -> Tile:
 
 
 def _value(s: Scored, metric: Metric) -> float:
-    return goodness(metric)(s) if metric.within == "ratio" else s.values[metric.source]
+    points = s.values[metric.source]
+    return points / max(s.values[f"{metric.source}.of"], 1e-9) if metric.within == "ratio" else points
 
 
 def _beside(s: Scored, drawn: Image.Image, data: Path | None) -> Image.Image:

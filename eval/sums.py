@@ -72,8 +72,9 @@ def sums_of(known: Mapping[str, Mapping[str, Added]], weights: Weights) -> Sums:
         raise UserError(f"{empty}: none of its pictures is scored, so there is no overall number; score them first")
     columns = [np.array(list(prompts.values())).T for prompts in known.values()]
     given = group_weights(list(known), weights)
+    of_groups = None if given is None else list(given.values())
     pictures = sum(int(count.sum()) for _, _, count in columns)
-    return Sums([num for num, _, _ in columns], [den for _, den, _ in columns], given and list(given.values()), pictures)
+    return Sums([num for num, _, _ in columns], [den for _, den, _ in columns], of_groups, pictures)
 
 
 def difference(a: Sums, b: Sums) -> list[Sums]:
@@ -111,7 +112,7 @@ def draw(sides: Sequence[Sums], resamples: int, seed: int = 0) -> np.ndarray:
 
 def closed_form(sides: Sequence[Sums]) -> float | None:
     """Delta method: sqrt(sum_g n_g var_g(z)), z_i = what prompt i moves the aggregate by."""
-    moved = [sum(parts) for parts in zip(*map(_influence, sides), strict=True)]
+    moved = [np.sum(parts, axis=0) for parts in zip(*map(_influence, sides), strict=True)]
     if min(map(len, moved)) < 2:
         return None
     return math.sqrt(sum(len(z) * z.var(ddof=1) for z in moved))

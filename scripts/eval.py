@@ -24,10 +24,8 @@ from metabridge.scripts.eval_run import (
     make_plan,
     say_plan,
     score,
-    score_pictures,
     show,
     subject_of,
-    summarize,
 )
 
 if TYPE_CHECKING:
@@ -191,8 +189,7 @@ def score_stage(words: Sequence[str], options: Options, out: Path | None) -> Non
     folder = stage_folder("score", words, out)
     planned = load_plan(folder)
     subject = planned_subject(planned, options) if (options.judge or planned.scoring.get("judge")) == "brain" else None
-    services, scorer = score_pictures(planned, folder, options, subject)
-    done = summarize(planned, folder, scorer, services)
+    done = score(planned, folder, options, subject)
     counts = ", ".join(f"{state} {number}" for state, number in done.result["pictures"].items())
     say(f"{len(done.scored)} pictures ({counts}){told(done)}. Result: {folder / 'result.json'}")
 

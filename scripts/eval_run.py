@@ -212,14 +212,9 @@ def draw(planned: Plan, folder: Path, subject: Subject, options: Options | None 
 
 def score(planned: Plan, folder: Path, options: Options | None = None, subject: Subject | None = None) -> Evaluation:
     """Score what is not scored yet, and write result.json."""
-    services, scorer = score_pictures(planned, folder, options or Options(), subject)
-    return summarize(planned, folder, scorer, services)
-
-
-def score_pictures(planned: Plan, folder: Path, options: Options, subject: Subject | None) -> tuple[Services, Scorer]:
-    from metabridge.eval import store
     from metabridge.eval.score import score as score_all
 
+    options = options or Options()
     services = services_of(planned, options, subject, folder)
     scorer = scorer_of(planned, services)
     total = sum(map(len, planned.chunks()[options.part[0] :: options.part[1]]))
@@ -228,18 +223,17 @@ def score_pictures(planned: Plan, folder: Path, options: Options, subject: Subje
             score_all(planned, folder, scorer, hear, options.part)
     else:
         score_all(planned, folder, scorer, shard=options.part)
-    words = {"judge": options.judge or planned.scoring.get("judge"), "compat": services.compat}
-    store.write_json(folder / "scoring.json", {"identity": dict(scorer.identity), **words})
-    return services, scorer
+    return summarize(planned, folder, scorer, services)
 
 
 def summarize(planned: Plan, folder: Path, scorer: Scorer, services: Services) -> Evaluation:
+    """result.json of what is scored, with what is to be known of the judge."""
     from metabridge.eval import result
     from metabridge.eval.judged import judged
     from metabridge.eval.score import read, tag
 
     scored = read(planned, folder, tag(scorer.identity))
-    summary = result.summarize(planned, scored, scorer.identity, services, judged(scored, scorer))
+    summary = result.summarize(planned, scored, scorer.identity, services, judged(scored, services.judge))
     result.write(summary, folder)
     return Evaluation(planned, folder, scored, summary)
 

@@ -30,8 +30,10 @@ REPO = "openai/clip-vit-large-patch14"
 GREY = "#999"
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own, of pixels in 0..1
-# flat patches of the ten colors, for the check before scoring
-_PATCHES = dict(zip(COLORS, "#e01010 #ff8c00 #ffe000 #10a020 #1040e0 #8020a0 #ff80c0 #804010 #000000 #ffffff".split(), strict=True))
+_PATCHES = {  # for the check before scoring
+    **{"red": "#e01010", "orange": "#ff8c00", "yellow": "#ffe000", "green": "#10a020", "blue": "#1040e0"},
+    **{"purple": "#8020a0", "pink": "#ff80c0", "brown": "#804010", "black": "#000000", "white": "#ffffff"},
+}
 
 
 class Encoder(Protocol):
@@ -75,7 +77,7 @@ class ClipColors:
         features = _unit(self.encoder.images(patches))
         if (features @ features.T).min() > 1 - 1e-6:
             raise UserError(f"clip {self.identity['repo']}: the same embedding for ten different colors; {_ADVICE}")
-        right = sum(self._color(patch, "square") == color for patch, color in zip(patches, COLORS, strict=True))
+        right = sum(self._color(patch, "square") == color for patch, color in zip(patches, _PATCHES, strict=True))
         if right <= len(COLORS) // 2:
             _log.warning(
                 "clip %s names %d of %d flat colors rightly; colors are not to be trusted", self.identity["repo"], right, len(COLORS)

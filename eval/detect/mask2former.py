@@ -53,7 +53,7 @@ def _refuse_other_classes(labels: dict[int, str], names: Sequence[str], repo: st
         other = [f"{label} for {name}" for label, name in zip(given, names, strict=True) if not name.endswith(label)]
         if len(other) > len(names) // 4:
             raise UserError(
-                f"detector {repo}: {len(other)} of its {len(names)} classes have other names (as {other[0]}); give a model of COCO instances"
+                f"detector {repo}: {len(other)} of its {len(names)} classes have other names, as {other[0]}; give a model of COCO instances"
             )
 
 
@@ -86,7 +86,10 @@ class Mask2Former:
         import torch
 
         with torch.inference_mode():
-            return [instances(*self._answer(image, self.model), Shape.of(image.height, image.width), self.names) for image in images]
+            return [self._instances(image, self._answer(image, self.model)) for image in images]
+
+    def _instances(self, image: Image.Image, answer: tuple[Tensor, Tensor]) -> list[Detection]:
+        return instances(*answer, Shape.of(image.height, image.width), self.names)
 
     def _answer(self, image: Image.Image, model: Any) -> tuple[Tensor, Tensor]:
         """Logits of classes [Q, classes + 1] and of masks [Q, h, w]."""
@@ -109,15 +112,16 @@ class Mask2Former:
         import torch
 
         known, where = known_pictures(), self._where(self.model)
-        if not any(self.detect(known)):
-            raise UserError(f"{where}: no mask at all in two known pictures; {_ADVICE}")
         with torch.inference_mode():
             answers = [self._answer(image, self.model) for image in known]
+            if not any(self._instances(image, answer) for image, answer in zip(known, answers, strict=True)):
+                raise UserError(f"{where}: no mask at all in two known pictures; {_ADVICE}")
             if distance(*answers) < _CONSTANT:
                 raise UserError(f"{where}: the same answer to two different pictures; {_ADVICE}")
             if self.model.device.type != "cpu":
                 reference = copy.deepcopy(self.model).cpu()
-                if (far := max(distance(mine, self._answer(image, reference)) for mine, image in zip(answers, known, strict=True))) > _FAR:
+                far = max(distance(answer, self._answer(image, reference)) for image, answer in zip(known, answers, strict=True))
+                if far > _FAR:
                     raise UserError(f"{where}: its probabilities are {far:.2f} from those on the CPU, {_FAR} at most; {_ADVICE}")
 
 

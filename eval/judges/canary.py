@@ -126,8 +126,8 @@ def drift(judge: Judge) -> Drift:
 
 def yes_or_no(text: str) -> bool:
     """The first word or the last one."""
-    first = re.match(r"[\W_]*(yes|no)\b", text, re.IGNORECASE)
-    last = re.search(r"\b(yes|no)[\W_]*$", text, re.IGNORECASE)
+    first = re.match(r"[\W_]*(yes|no)(?![^\W_])", text, re.IGNORECASE)
+    last = re.search(r"(?<![^\W_])(yes|no)[\W_]*$", text, re.IGNORECASE)
     words = {found.group(1).lower() for found in (first, last) if found}
     if len(words) != 1:
         raise ParseError("it says both yes and no" if words else "it says neither yes nor no")

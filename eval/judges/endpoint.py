@@ -47,7 +47,7 @@ class Endpoint:
         self._client = _client(self._key, timeout, concurrency)
         weakref.finalize(self, self._client.close)
         self._places, self._lock, self._closed = BoundedSemaphore(concurrency), Lock(), Event()
-        self._sleep = sleep or self._closed.wait
+        self._sleep = self._closed.wait if sleep is None else sleep
         self._given_up, self._stopped = 0, ""
         if self._key:
             log.info("judge %s: sends the key in %s to %s", model, self._key.variable, self.identity["host"])

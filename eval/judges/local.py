@@ -8,7 +8,9 @@ from threading import Lock
 from typing import Any
 
 import torch
+import transformers
 from PIL import Image
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from metabridge.bridge.artifact import fingerprint, is_local
 from metabridge.bridge.errors import UserError
@@ -33,15 +35,16 @@ class Local:
         self.budget, self._lock = budget or Budget(), Lock()
         try:
             self._processor, model = _processor(path, revision or "main"), _model(path, revision or "main")
-        except UserError:
-            raise
+            self._tokenizer = self._processor.tokenizer
+            self._ends = _ends(model, self._tokenizer)
         except (OSError, ValueError, ImportError, AttributeError, TypeError, RuntimeError) as error:
             advice = "give the folder of a whole checkpoint" if is_local(repo) else "check the name, the network and your access to it"
             raise UserError(f"judge local:{repo}: cannot be loaded ({one_line(str(error))}); {advice}") from error
         if not getattr(self._processor, "chat_template", None):
             raise UserError(f"judge local:{repo}: has no chat template; take an instruction-tuned checkpoint")
-        self._tokenizer = self._processor.tokenizer
-        self._ends = _ends(model, self._tokenizer)
+        # what a checkpoint asks for when it samples, as a repetition penalty, would bend the greedy answer
+        pad = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else self._ends[0]
+        model.generation_config = transformers.GenerationConfig(eos_token_id=self._ends, pad_token_id=pad)
         # the folder's place is this machine's affair, and weights say more than the word main
         self.identity: Mapping[str, Any] = {
             "kind": "local",
@@ -63,9 +66,9 @@ class Local:
                 tokens = self._reply(request)
             except (torch.OutOfMemoryError, ValueError) as error:  # ValueError: a picture that its processor refuses
                 raise JudgeError(one_line(str(error))) from error
-        if tokens[-1:] and tokens[-1] not in self._ends:
+        if tokens[-1] not in self._ends:
             raise JudgeError(f"the answer was cut off at max_tokens={request.max_tokens}; allow more of them, or switch thinking off")
-        text = without_thought(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        text = without_thought(self._tokenizer.decode(tokens[:-1], skip_special_tokens=True))
         if not text:
             raise JudgeError("empty answer")
         return Answer(text, self.identity["id"], {"completion_tokens": len(tokens)})
@@ -94,24 +97,14 @@ def _part(part: str | Image.Image, max_side: int | None) -> dict[str, Any]:
 
 
 def _model(path: str, revision: str) -> Any:
-    import transformers
-
     model, found = transformers.AutoModelForImageTextToText.from_pretrained(path, revision=revision, output_loading_info=True)
     if missing := found["missing_keys"]:  # which would be drawn at random
         raise ValueError(f"{len(missing)} tensors missing, the first is {min(missing)}")
-    # what a checkpoint asks for when it samples, as a repetition penalty, would bend the greedy answer
-    own = model.generation_config
-    model.generation_config = transformers.GenerationConfig(
-        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
-    )
     return model.eval().requires_grad_(False)
 
 
 def _processor(path: str, revision: str) -> Any:
     """The processor without its video half, which would need torchvision; pictures always through Pillow, the same everywhere."""
-    import transformers
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-
     config = transformers.AutoConfig.from_pretrained(path, revision=revision)
     if type(config) not in PROCESSOR_MAPPING:
         raise ValueError(f"a {config.model_type} sees no pictures")
@@ -121,7 +114,10 @@ def _processor(path: str, revision: str) -> Any:
     return image_only.from_pretrained(path, revision=revision, backend="pil")
 
 
-def _ends(model: Any, tokenizer: Any) -> set[int]:
+def _ends(model: Any, tokenizer: Any) -> list[int]:
     """Every token that ends an answer."""
     own = model.generation_config.eos_token_id
-    return {token for token in (*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id) if token is not None}
+    ends = {token for token in (*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id) if token is not None}
+    if not ends:
+        raise ValueError("names no token that ends an answer")
+    return sorted(ends)

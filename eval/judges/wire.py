@@ -70,7 +70,7 @@ def read(status: int, headers: Mapping[str, str], text: str, asked: str, hide: C
     model = fields.get("model") if isinstance(fields.get("model"), str) else None
     choice = _choice(fields)
     if model and not same_model(hide(asked), model):
-        raise Stop(f"{asked} was asked, but {model} answered; name the model as the endpoint does")
+        raise Stop(f"{asked} was asked, but {one_line(model)} answered; name the model as the endpoint does")
     return Answer(_content(choice), model, _usage(fields))
 
 
@@ -156,7 +156,7 @@ def _content(choice: Mapping[str, Any]) -> str:
         raise JudgeError("the answer was cut off at max_tokens (finish_reason length); allow more of them, or switch thinking off")
     if finish == "error":
         raise Again("the answer broke off (finish_reason error)", away=True)
-    said = _text(message.get("content"))
+    said = _text(message.get("content")).encode(errors="replace").decode()  # JSON can hold half a sign, and no file can
     if text := without_thought(said):
         return text
     thought = bool(said.strip()) or any(message.get(name) for name in _THOUGHTS)

@@ -1,7 +1,8 @@
 """GenEval: a detector, a color reader and the official rules say whether a picture shows what its prompt asks for.
 
-Options: `detector` (m2f-hf) and `colors` (clip), or a dotted module with `load(services)` that returns a Detector or ColorReader of one's own;
-`rules`, the official settings by their names. A detector or color reader may have an `identity`, and a `check()` that raises UserError.
+Options: `detector` (m2f-hf) and `colors` (clip), each by its name or as a dotted module of one's own with `load(services)`, which returns a
+Detector or a ColorReader; `rules`, the official settings by their names. A detector or color reader may have an `identity`, which goes into
+the score's, and a `check()`, called before the first picture, which raises UserError.
 """
 
 from __future__ import annotations

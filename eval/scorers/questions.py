@@ -6,9 +6,10 @@ One request a question, and every question is asked, also where a no to its pare
 they are counted, `compat: official` counts the very same ones, and the number of calls is known beforehand. An answer that cannot be read
 leaves the picture unscored, unless a no to a parent settles that question.
 
-`compat: official` asks once, reads the answer as the official scorer does, counts in the order of the file, and gives the facets the answers
-without dependencies. Of DPG-Bench it leaves out the first row: a prompt where another question depends on that one counts for nothing (0 of 0),
-as does a picture without any answer that can be read. One defect is not reproduced: the official facets are of a prompt's last picture alone.
+`compat: official` asks once, reads the answer as the official scorer does, counts in the order of the file, and gives the facets the
+answers without dependencies. It leaves out the first row of DPG-Bench's file. A prompt where another question depends on that one counts for
+nothing (0 of 0), and so does a picture without any answer that can be read. One defect is not reproduced: the official facets are of a
+prompt's last picture alone.
 """
 
 from __future__ import annotations
@@ -115,8 +116,8 @@ class Questions:
         try:
             answers = {key: self._ask(item, image, question["text"]) for key, question in questions.items()}
             return self._verdict(item, questions, answers, self._count(item, graph, answers))
-        except Unscored as error:
-            return Unscored(f"judge: {error}")
+        except Unscored as unscored:
+            return unscored
 
     def _ask(self, item: Item, image: Image.Image, question: str) -> _Answer:
         request = self.wording.request(image, item.text, question, self.settings.max_tokens)

@@ -33,12 +33,13 @@ class Wording:
         return Request((*first, Message("user", (image, user))), max_tokens=max_tokens)
 
 
+# in lower case, as the official scorers want it: so that compat has something to read
 _SYSTEM = """You look at one picture and answer one question about it.
 Go by what can be seen in the picture, not by what is likely or what was wanted.
 Say yes only if the picture shows that yes is right. Where it does not, or it cannot be made out, say no.
-Answer with one word, yes or no."""
+Answer with one word in lower case, yes or no."""
 OWN = {
-    "question": Wording("{question}\nAnswer with one word, yes or no.", _SYSTEM),
+    "question": Wording("{question}\nAnswer with one word in lower case, yes or no.", _SYSTEM),
     "prompt_question": Wording('Prompt: "{prompt}"\nQuestion: "{question}"', _SYSTEM),
 }
 

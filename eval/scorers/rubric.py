@@ -26,7 +26,7 @@ PARSER = 1  # raise when the reading of answers changes
 
 
 def calls(options: Mapping[str, Any], item: Item) -> int:
-    return len(options["calls"])
+    return len(item.want.get("calls", options["calls"]))
 
 
 def worst(options: Mapping[str, Any], item: Item) -> Mapping[str, float]:
@@ -35,11 +35,16 @@ def worst(options: Mapping[str, Any], item: Item) -> Mapping[str, float]:
 
 
 def load(options: Mapping[str, Any], services: Services) -> Rubric:
+    return Rubric(*parts(options, services))
+
+
+def parts(options: Mapping[str, Any], services: Services) -> tuple[Spec, Judge, dict[str, Texts], dict[str, Parse], Path | None, str]:
+    """What a Rubric is made of."""
     spec = rubric_spec.read(options)
     if services.judge is None:
         raise UserError("scoring: a judge is needed; name one with --judge URL#MODEL")
     parsers = {call.name: rubric_spec.parser_of(spec, call, services.compat) for call in spec.calls}
-    return Rubric(spec, services.judge, rubric_text.load(spec, services.data), parsers, services.data, services.compat)
+    return spec, services.judge, rubric_text.load(spec, services.data), parsers, services.data, services.compat
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Rubric:
     def _changed(self) -> list[str]:
         """Where this is not the official protocol: the judge is told something else, its answers are read as the official script does."""
         ours = any(isinstance(call.text, str) for call in self.spec.calls)
-        told = f"prompt={rubric_text.sha256(self.texts)[:8]}" if self.spec.template else "prompt=ours" if ours else ""
+        told = f"template={rubric_text.sha256(self.texts)[:8]}" if self.spec.template else "template=ours" if ours else ""
         return [word for word in (told, "compat=official" if self.compat == "official" else "") if word]
 
     def check(self) -> None:
@@ -93,7 +98,7 @@ class Rubric:
         pictures = self._pictures(item, image)
         readings: dict[str, Reading] = {}
         answers = []
-        for call in self.spec.calls:
+        for call in self._calls(item):
             try:
                 asked = ask(
                     self.judge,
@@ -105,27 +110,31 @@ class Rubric:
                 return unscored
             readings[call.name] = asked.value
             answers.append({"call": call.name, "asked": len(asked.texts), "scores": dict(asked.value.scores), "texts": list(asked.texts)})
-        return self._of(readings, item, {"answers": answers})
+        return self._made(readings, item, {"answers": answers})
+
+    def _calls(self, item: Item) -> list[Call]:
+        """All, or those that the reader chose for the item."""
+        return [call for call in self.spec.calls if call.name in item.want.get("calls", self.texts)]
 
     def _request(self, call: Call, item: Item, pictures: Mapping[str, Image.Image]) -> Request:
         return Request(self.texts[call.name].messages(item, [pictures[name] for name in call.pictures]), **self.spec.decoding)
 
     def _pictures(self, item: Item, image: Image.Image) -> dict[str, Image.Image]:
-        if not any("source" in call.pictures for call in self.spec.calls):
+        if not any("source" in call.pictures for call in self._calls(item)):
             return {"result": image}
         source = _source(item, self.data)
         if self.spec.resize and image.size != source.size:
             image = image.resize(source.size, Image.Resampling.BICUBIC)  # Pillow's own default, which the official script takes
         return {"source": source, "result": image}
 
-    def _of(self, readings: Mapping[str, Reading], item: Item, detail: dict[str, Any]) -> Verdict:
+    def _made(self, readings: Mapping[str, Reading], item: Item, detail: dict[str, Any]) -> Verdict:
         scores = {name: score for reading in readings.values() for name, score in reading.scores.items()}
         made = {name: value for reading in readings.values() for name, value in reading.values.items()}
         values = self.spec.values(scores, made, item)
         facets = {}
         if self.spec.facet and (name := item.want.get(self.spec.facet["by"])):
             facets = {str(name): (values[self.spec.facet["value"]], 1.0)}
-        return Verdict(values, _reason(self.spec, readings, values), detail, facets)
+        return Verdict(values, reason(self.spec, readings), detail, facets)
 
 
 def _source(item: Item, data: Path | None) -> Image.Image:
@@ -138,10 +147,10 @@ def _source(item: Item, data: Path | None) -> Image.Image:
         raise UserError(f"{path}: the source of {item.id} cannot be read ({' '.join(str(error).split())}); mend it") from error
 
 
-def _reason(spec: Spec, readings: Mapping[str, Reading], values: Mapping[str, float]) -> str:
+def reason(spec: Spec, readings: Mapping[str, Reading]) -> str:
     """What is not at its best, and the judge's own words for it."""
     words = []
-    for call in spec.calls:
+    for call in (call for call in spec.calls if call.name in readings):
         scores = readings[call.name].scores
         for scale in call.scales:
             if not scale.low <= (score := scores.get(scale.name, scale.high)) <= scale.high:

@@ -130,7 +130,7 @@ def _imgedit(name: str, scales: Sequence[Scale]) -> Parse:
         average = _or_none(imgedit_average, text)
         if average is None:
             raise ParseError("no line ends in a whole number")
-        return Reading({}, reasoning(text), {name: average})
+        return Reading({}, _said(average, scales[0], reasoning(text)), {name: average})
 
     return parse
 
@@ -155,9 +155,13 @@ def _viescore(name: str, scales: Sequence[Scale]) -> Parse:
         given = answer.get("score") if isinstance(answer, dict) else None
         if not isinstance(given, list) or not given or not all(isinstance(value, int | float) and 0 <= value < math.inf for value in given):
             raise ParseError("no list of scores; the official script would go on with a random number or break down, here it has none")
-        return Reading({}, short(answer.get("reasoning")), {name: float(min(given))})
+        return Reading({}, _said(min(given), scales[0], short(answer.get("reasoning"))), {name: float(min(given))})
 
     return parse
+
+
+def _said(value: float, scale: Scale, words: str) -> str:
+    return words if scale.low <= value <= scale.high else f"{value:g}, off the scale of {scale}: {words}".rstrip(": ")
 
 
 def _or_none(read: Callable[[str], Any], text: str) -> Any:

@@ -31,8 +31,8 @@ from metabridge.eval.scorers import rubric_formula, rubric_official, rubric_pars
 from metabridge.eval.scorers.rubric_formula import Formula
 from metabridge.eval.scorers.rubric_parse import Parse, Scale
 
-_KEYS = "parser official attempts decoding calls values subsets facet resize template".split()
-_DECODING = {"max_tokens": 512, "temperature": 0.0, "max_side": None, "extra": {}}
+_KEYS = ["parser", "official", "attempts", "decoding", "calls", "values", "subsets", "facet", "resize", "template"]
+_DECODING: dict[str, Any] = {"max_tokens": 512, "temperature": 0.0, "max_side": None, "extra": {}}
 PICTURES = ("source", "result")
 
 
@@ -79,7 +79,7 @@ def read(options: Mapping[str, Any]) -> Spec:
     refuse_unknown(options, _KEYS, where)
     calls = tuple(_call(tree, f"{where}.calls.{i}") for i, tree in enumerate(_given(options, "calls", list, where)))
     names = [scale.name for call in calls for scale in call.scales]
-    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+    if options.get("values") and (twice := next((name for i, name in enumerate(names) if name in names[:i]), None)):
         raise UserError(f"{where}.calls: scale {twice} a second time; give each a name of its own")
     formulas: dict[str, Formula] = {}
     for name, text in _mapping(options, "values", where).items():

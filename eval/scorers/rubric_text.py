@@ -78,8 +78,9 @@ def _of_data(call: Call, data: Path | None) -> Texts:
     if data is None:
         raise UserError(f"{where}: {call.text['file']} lies in the benchmark's data folder, and none is given")
     path = data / call.text["file"]
+    written = _read(path, where)
     try:
-        texts = json.loads(_read(path, where))
+        texts = json.loads(written)
     except ValueError as error:
         raise UserError(f"{path}: no valid JSON ({error}); fetch the benchmark's data again") from error
     place = call.text["prompt"]

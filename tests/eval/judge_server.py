@@ -137,6 +137,7 @@ class _Server(ThreadingHTTPServer):
 def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or each reply takes 40 ms
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))

@@ -147,5 +147,5 @@ def test_other_models_are_refused(folder: Path, tmp_path: Path) -> None:
         Clip(str(tmp_path / "nowhere"), "cpu")
     (tmp_path / "tower").mkdir()
     transformers.CLIPTextModel.from_pretrained(folder).save_pretrained(tmp_path / "tower")
-    with pytest.raises(UserError, match="clip .*tower: "):
+    with pytest.raises(UserError, match=r"clip .*tower: "):
         Clip(str(tmp_path / "tower"), "cpu")

@@ -89,7 +89,7 @@ def test_pictures_of_other_prompts_are_refused(drawn: list[tuple[Item, int, Path
 
 
 def test_bad_folders(drawn: list[tuple[Item, int, Path]], items: list[Item], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere: no such folder; give one that holds 00000/metadata.jsonl"):
+    with pytest.raises(UserError, match=r"nowhere: no such folder; give one that holds 00000/metadata.jsonl"):
         layout.pictures(items, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no picture of 3 prompts there; give one that holds"):

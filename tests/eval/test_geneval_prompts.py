@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from metabridge.bridge.errors import UserError
+from metabridge.eval import benchmarks
+from metabridge.eval import data as data_files
+from metabridge.eval.detect import clip_colors, mask2former
 from metabridge.eval.readers import geneval
 from metabridge.eval.scorers.geneval_rules import TAGS
 
@@ -32,38 +32,27 @@ def write(folder: Path, *rows: Any) -> Path:
     return path
 
 
-def spec(name: str) -> dict[str, Any]:
-    return yaml.safe_load((files("metabridge.eval") / "benchmarks" / f"{name}.yaml").read_text(encoding="utf-8"))
-
-
 @pytest.mark.parametrize("name", ["geneval", "geneval_long"])
 def test_the_benchmarks_are_what_their_files_say(test_data: Path, name: str) -> None:
-    tree, folder = spec(name), test_data / "bench_data" / "geneval"
-    options = {key: value for key, value in tree["prompts"].items() if key not in ("reader", "count")}
-    items = geneval.load(options, folder)
-    assert len(items) == tree["prompts"]["count"] == 553
+    benchmark, folder = benchmarks.load(name), test_data / "bench_data" / "geneval"
+    items = benchmark.items(folder)
+    assert len(items) == benchmark.count == 553
     assert Counter(item.group for item in items) == NUMBERS
-    assert tuple(tree["groups"]) == tuple(NUMBERS) == TAGS
+    assert tuple(benchmark.groups) == tuple(NUMBERS) == TAGS
     assert [item.number for item in items] == list(range(553))
     assert [item.id for item in items] == [f"{number:05d}" for number in range(553)]
     assert len({item.text for item in items}) == 553
-    for file in tree["data"]["files"]:
-        content = (folder / file["name"]).read_bytes()
-        assert (hashlib.sha256(content).hexdigest(), len(content)) == (file["sha256"], file["bytes"])
+    assert benchmark.data is not None
+    assert {file.state for file in data_files.verify(benchmark.data, folder)} == {"ok"}
+    assert [(folder / file.name).stat().st_size for file in benchmark.data.files] == [file.bytes for file in benchmark.data.files]
+    assert benchmark.models == {"detector": mask2former.REPO, "clip": clip_colors.REPO}
+    assert {row.metric for row in benchmark.published} == {benchmark.metrics[0].name}
 
 
 def test_long_prompts_ask_for_the_same(test_data: Path) -> None:
-    folder = test_data / "bench_data" / "geneval"
-    short, long = (geneval.load({"file": spec(name)["prompts"]["file"]}, folder) for name in ("geneval", "geneval_long"))
+    short, long = (benchmarks.load(name).items(test_data / "bench_data" / "geneval") for name in ("geneval", "geneval_long"))
     assert [(item.group, item.want) for item in short] == [(item.group, item.want) for item in long]
     assert all(len(a.text) < len(b.text) for a, b in zip(short, long, strict=True))
-
-
-def test_the_models_named_are_the_ones_loaded() -> None:
-    from metabridge.eval.detect import clip_colors, mask2former
-
-    for name in ("geneval", "geneval_long"):
-        assert spec(name)["models"] == {"detector": mask2former.REPO, "clip": clip_colors.REPO}
 
 
 def test_an_item_is_a_line(data: Path) -> None:
@@ -123,5 +112,5 @@ def test_missing_files_are_named(data: Path) -> None:
         geneval.load({"file": "other.jsonl"}, data)
     with pytest.raises(UserError, match="geneval: no data folder given"):
         geneval.load({}, None)
-    with pytest.raises(UserError, match="prompts.fil: no such setting; did you mean file"):
+    with pytest.raises(UserError, match=r"prompts.fil: no such setting; did you mean file"):
         geneval.load({"fil": "x"}, data)

@@ -177,5 +177,5 @@ def test_numbers_that_are_none_are_no_score() -> None:
             return [[Detection("car", float("nan"), (0, 0, 9, 9), np.ones((9, 9), bool))] for _ in images]
 
     broken = replace(scorer(), detector=Broken())
-    with pytest.raises(UserError, match="detector tests.eval.drawn_scenes: a score or a box that is no number"):
+    with pytest.raises(UserError, match=r"detector tests.eval.drawn_scenes: a score or a box that is no number"):
         broken.score([(item("colors", {"class": "car"}), draw([]))])

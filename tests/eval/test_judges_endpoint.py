@@ -62,7 +62,7 @@ class Slept(list[float]):
 
 
 def client(server: JudgeServer, sleep: Callable[[float], object] | None = None, **settings: Any) -> Endpoint:
-    return Endpoint(server.address, MODEL, sleep=sleep or Slept(), **{"timeout": 5.0, **settings})
+    return Endpoint(server.address, MODEL, sleep=Slept() if sleep is None else sleep, **{"timeout": 5.0, **settings})
 
 
 ANSWERED: dict[str, tuple[list[Reply], int]] = {  # script, calls until there is a score of 2
@@ -415,18 +415,22 @@ def test_twenty_at_once_with_a_third_of_all_calls_failing(tmp_path: Path, monkey
         red, green, _ = picture.getpixel((0, 0))  # type: ignore[misc]
         number = red + green
         asked[number] += 1
-        return faults[number][asked[number] - 1] if asked[number] <= len(faults[number]) else says(f"<think>{red}?</think>{number}")
+        if asked[number] <= len(faults[number]):
+            return faults[number][asked[number] - 1]
+        return says(f"<think>{red}?</think>{number}", delay=0.05)
 
     def number_in(text: str) -> int:
         return int(text)
 
     requests = [question("Which number is it?", (number // 2, number - number // 2, 0)) for number in faults]
     with JudgeServer(script) as server:
-        for _ in range(2):
+
+        def judged() -> list[int]:
             judge = Recorded(Endpoint(server.address, MODEL, concurrency=20, timeout=5.0), tmp_path / "judge.jsonl")
             with ThreadPoolExecutor(20) as threads:
-                answers = list(threads.map(lambda request: ask(judge, request, number_in).value, requests))
-            assert answers == list(faults)
+                return list(threads.map(lambda request: ask(judge, request, number_in).value, requests))
+
+        assert judged() == judged() == list(faults)
         assert asked == {number: len(replies) + 1 for number, replies in faults.items()}
         assert sum(asked.values()) > 1.3 * len(asked)
         assert server.most_busy > 10

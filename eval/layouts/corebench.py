@@ -1,0 +1,57 @@
+"""T2I-CoReBench's folder: <dimension>/<id>-<n>.png. Pictures are counted from 0 when written, and from 0 or 1 when read."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.files import png
+from metabridge.eval import store
+from metabridge.eval.items import Item
+
+_log = logging.getLogger(__name__)
+
+Key = tuple[str, str, int]  # group, id, which of the prompt's pictures
+
+
+def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
+    for item, k, file in rows:
+        store.write(folder / item.group / f"{item.id}-{k}.png", _png(file))
+
+
+def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:
+    """Each item's pictures in the folder of one model, whoever drew them. They count from 0 if any has that number, else from 1."""
+    by_id = {(item.group, item.id): item for item in items}
+    found: dict[Key, Path] = {}
+    for group in dict.fromkeys(item.group for item in items):
+        for path in sorted((folder / group).glob("*.png")):
+            match = re.fullmatch(r"(.+)-(\d+)", path.stem)
+            if match is None or (group, match[1]) not in by_id:
+                _log.info("%s: left out, it is no picture of a prompt that was asked for", path)
+                continue
+            key = (group, match[1], int(match[2]))
+            if key in found:
+                raise UserError(f"{path}: picture {key[2]} of {key[1]} a second time, {found[key].name} is it too; remove one")
+            found[key] = path
+    if not found:
+        raise UserError(
+            f"{folder}: no picture of {len(items)} prompts there; give the folder of one model, "
+            f"which holds {items[0].group}/{items[0].id}-0.png and so on"
+        )
+    first = min(k for _, _, k in found)
+    return {(group, key, k - min(first, 1)): path for (group, key, k), path in found.items()}
+
+
+def _png(file: Path) -> bytes:
+    try:
+        if file.suffix.lower() == ".png":
+            return file.read_bytes()
+        with Image.open(file) as image:
+            return png(image.convert("RGB"), {})
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error}); draw the picture again") from error
