@@ -19,6 +19,7 @@ from matplotlib.patches import Patch
 
 BRIDGES = ("#3b7ddd", "#17a398")  # the evaluated bridge, another one beside it
 BASELINE, IMPLICIT, THINK, REWRITE = "#9aa3ad", "#8fb4ec", "#e07b39", "#7a5cc0"
+MOST_UPRIGHT = 9  # groups whose names stand upright below their bars
 _INK = "#010203"  # written out as `currentColor`
 
 
@@ -57,7 +58,11 @@ def bars(series: Sequence[Series], names: Mapping[str, str], ylabel: str = "shar
         for place, kind in enumerate(kinds):
             if "chance" in series[0].group[kind]:
                 axes.plot([place - 0.45, place + 0.45], [series[0].group[kind]["chance"]] * 2, color=_INK, lw=1.2, ls=":")
-        axes.set_xticks(range(len(kinds)), [names.get(kind, kind).replace(" ", "\n") for kind in kinds])
+        labels = [names.get(kind, kind) for kind in kinds]
+        if len(kinds) > MOST_UPRIGHT:
+            axes.set_xticks(range(len(kinds)), labels, rotation=35, ha="right", rotation_mode="anchor")
+        else:
+            axes.set_xticks(range(len(kinds)), [label.replace(" ", "\n") for label in labels])
         axes.set_ylim(0, None if top is None else 1.04 * top)
         axes.set_ylabel(ylabel)
         axes.axvline(0.5, color=_INK, linewidth=0.6, alpha=0.35)  # overall stands apart

@@ -15,7 +15,20 @@ from metabridge.eval import plot, sheet, store
 from metabridge.eval.benchmarks import BADGES, ROWS, Benchmark, Metric
 from metabridge.eval.columns import Column, columns, get
 from metabridge.eval.score import Scored
-from metabridge.eval.tables import NATIVE, Entry, Results, Table, column_title, entry, result_tables, rows_of, title_of, warnings
+from metabridge.eval.tables import (
+    NATIVE,
+    Entry,
+    Results,
+    Table,
+    entry,
+    capital,
+    part_table,
+    result_tables,
+    rows_of,
+    title_of,
+    warnings,
+    way_title,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ def page(
     """The report of one evaluation; its contact sheets are written on the way."""
     results = {"bridge" if result["identity"]["model"]["kind"] == "bridge" else "model": result}
     tables = result_tables(benchmark, results, bounds)
-    figures = {benchmark.parts[part].title or benchmark.title: part_plot(benchmark, part, results) for part in benchmark.parts}
+    figures = {part_table(benchmark, part, results).title: part_plot(benchmark, part, results) for part in benchmark.parts}
     known = published(benchmark, result)
     return Page(
         title=f"{benchmark.name}: {result['identity']['model']['name']}",
@@ -75,7 +88,7 @@ def page(
 
 def notes(benchmark: Benchmark, result: Mapping[str, Any]) -> list[str]:
     """How far the number can be trusted, and what the benchmark's own traps are."""
-    lines = [f"Badge: {benchmark.badge} ({BADGES[benchmark.badge]}). {benchmark.badge_note}".strip()]
+    lines = [f"Badge: {benchmark.badge} ({BADGES[benchmark.badge]}). {capital(benchmark.badge_note)}".strip()]
     if benchmark.published and not published(benchmark, result):
         others = sorted({row.variant for row in benchmark.published})
         lines.append(f"Published numbers are of other variants ({', '.join(others)}); they do not stand beside {result['variant']}.")
@@ -123,8 +136,8 @@ def cards(benchmark: Benchmark, result: Mapping[str, Any]) -> list[tuple[str, En
             beside = f"chance: {cell['chance']:.2f}"
         else:
             beside = result["variant"]
-        title = spec.title or headline.title or headline.name
-        found.append((f"{title}{mode or ', overall'}", entry(cell, digits=headline.digits), beside))
+        title = f"{spec.title}{mode or ', overall'}" if spec.title else f"{capital(headline.title or headline.name)}{mode}"
+        found.append((title, entry(cell, digits=headline.digits), beside))
     return found
 
 
@@ -136,11 +149,11 @@ def part_plot(benchmark: Benchmark, part: str, results: Results, title: str = ""
             if (column.part, column.metric) != (part, metric) or not get(result, column.path) or (number and column.row == "native"):
                 continue
             color = _color(column) or next(colors, plot.BRIDGES[-1])
-            series.append(plot.Series(column_title(column, len(results), name, True), get(result, column.path), color))
+            series.append(plot.Series(way_title(column, len(results), name), get(result, column.path), color))
     series.sort(key=lambda one: one.color == plot.BASELINE)
     names = {group: title_of(benchmark, group) for one in series for group in one.group}
     spec = benchmark.parts[part]
-    heading = f"{spec.title or benchmark.title} by {spec.label}{title and f': {title}'}, with 95% intervals"
+    heading = f"{spec.title or capital(metric.title or metric.name)} by {spec.label}{title and f': {title}'}, with 95% intervals"
     label = "share right" if (metric.low, metric.high) == (0, 1) and metric.name == "correct" else metric.title or metric.name
     return Figure(heading, svg=plot.bars(series, names, label, metric.high) if series else "")
 
@@ -167,7 +180,7 @@ def sheets(benchmark: Benchmark, scored: Sequence[Scored], folder: Path, data: P
             tiles = [s for s in of_row if s.sample.item.group == group]
             figures.append(_sheet(benchmark, metric, tiles, group, folder / "sheets" / f"{row}-{group}.png", folder, data))
         if figures:
-            sections.append((f"{benchmark.parts[part].title or benchmark.title}: {ROWS[row]}", figures))
+            sections.append((": ".join(word for word in (benchmark.parts[part].title, ROWS[row]) if word), figures))
     return sections
 
 
@@ -177,8 +190,9 @@ def _sheet(
     good = sheet.goodness(metric)
     shown = sheet.choose(tiles, good)
     png = sheet.save(sheet.sheet(shown, folder, metric, data), path)
-    right = sum(good(s) >= 1 for s in tiles)
-    return Figure(f"{benchmark.title_of(group)}: {right} of {len(tiles)} right, {len(shown)} shown, worst first", data_uri(png))
+    full = "right" if metric.name == "correct" else "with full marks"
+    perfect = "" if metric.within == "set" or metric.high is None else f"{sum(good(s) >= 1 for s in tiles)} of {len(tiles)} {full}, "
+    return Figure(f"{benchmark.title_of(group)}: {perfect}{len(shown)} shown, worst first", data_uri(png))
 
 
 def data_uri(png: bytes) -> str:

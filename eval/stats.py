@@ -33,7 +33,6 @@ Z = 1.959963984540054  # the standard normal's 0.975 quantile
 Z_POWER = 0.8416212335729143  # its 0.8 quantile
 _TIE = 1e-12  # values of resamples that are closer differ by rounding alone
 
-Strata = Sequence[Sequence[Sequence[float]]]
 Clusters = Mapping[str, Mapping[str, Sequence[Picture]]]  # group -> prompt -> pictures
 
 
@@ -157,50 +156,6 @@ def shares(sizes: Mapping[str, int], weights: Weights) -> dict[str, float]:
     """The part of each group, of so many prompts, in the overall number: 1 in sum."""
     parts = group_weights(list(sizes), weights) or sizes
     return {group: part / sum(parts.values()) for group, part in parts.items()}
-
-
-def proportion(strata: Strata) -> Estimate:
-    """The share of right pictures. Where all prompts score alike, resampling shows no spread: Wilson's interval on prompts stands in."""
-    estimate = mean(strata)
-    if estimate.low == estimate.high:
-        low, high = wilson(estimate.value, estimate.prompts)
-        return Estimate(estimate.value, low, high, estimate.stderr, estimate.n, estimate.prompts)
-    return estimate
-
-
-def paired(first: Strata, second: Strata) -> Estimate:
-    """The mean difference, first - second, over the same pictures."""
-    return mean(
-        [
-            [[a - b for a, b in zip(*prompts, strict=True)] for prompts in zip(*stratum, strict=True)]
-            for stratum in zip(first, second, strict=True)
-        ]
-    )
-
-
-def mean(strata: Strata) -> Estimate:
-    means = [np.array([np.mean(prompt) for prompt in stratum]) for stratum in strata]
-    value = float(np.mean([m.mean() for m in means]))
-    low, high = np.quantile(resample(means), (0.025, 0.975))
-    pictures = sum(len(prompt) for stratum in strata for prompt in stratum)
-    return Estimate(value, float(low), float(high), standard_error(means), pictures, sum(map(len, means)))
-
-
-def resample(means: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """[resamples]: the value under prompts drawn with replacement inside each stratum."""
-    rng = np.random.default_rng(seed)
-    values = np.zeros(resamples)
-    for stratum in means:
-        chosen = rng.integers(len(stratum), size=(resamples, len(stratum)))
-        values += stratum[chosen].mean(axis=1)
-    return values / len(means)
-
-
-def standard_error(means: Sequence[np.ndarray]) -> float | None:
-    """sqrt(sum_s var_s / n_s) / S over S strata with n_s prompts each."""
-    if min(map(len, means)) < 2:
-        return None
-    return math.sqrt(sum(m.var(ddof=1) / len(m) for m in means)) / len(means)
 
 
 def wilson(p: float, n: float) -> tuple[float, float]:

@@ -51,50 +51,79 @@ def rows_of(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def column_title(column: Column, results: int, name: str, alone: bool) -> str:
-    """What a column is called: the model where there are several, the mode where a part is drawn in several, the metric where it is not alone."""
+def way_title(column: Column, results: int, name: str) -> str:
+    """What a column is called: the model where there are several, the mode where a part is drawn in several."""
     if column.row == "native":
-        words = [NATIVE]
-    else:
-        modes = [column.mode] if column.path[2:3] == (column.mode,) else []
-        words = [*([name] if results > 1 or not modes else []), *modes]
-    return ", ".join([*words, *([] if alone else [column.metric.title or column.metric.name])])
+        return NATIVE
+    modes = [column.mode] if column.path[2:3] == (column.mode,) else []
+    return ", ".join([*([name] if results > 1 or not modes else []), *modes])
 
 
-def part_table(benchmark: Benchmark, part: str, results: Results, metrics: Sequence[Metric] | None = None, bounds: bool = False) -> Table:
-    """A part of the benchmark; one model's ways beside each other, or several models."""
-    spec, first = benchmark.parts[part], next(iter(results.values()))
-    wanted = [metric.name for metric in metrics or benchmark.metrics]
-    found: list[tuple[str, Group, bool, Metric]] = []
-    baselines: list[tuple[str, Group, bool, Metric]] = []
+Way = tuple[str, Group, bool]  # heading, cells, whether they are differences
+
+
+def ways(benchmark: Benchmark, part: str, metric: Metric, results: Results) -> list[Way]:
+    """The columns of a part by one metric: each model's ways of drawing, the first one's baseline and differences."""
+    found: list[Way] = []
+    baselines: list[Way] = []
+    first = next(iter(results.values()))
     for name, result in results.items():
         for column in columns(benchmark, rows_of(result)):
-            if column.part != part or column.metric.name not in wanted or not (cells := get(result, column.path)):
+            if (column.part, column.metric) != (part, metric) or not (cells := get(result, column.path)):
                 continue
-            title = column_title(column, len(results), name, len(wanted) == 1)
+            title = way_title(column, len(results), name)
             if column.row != "native":
-                found.append((title, cells, False, column.metric))
+                found.append((title, cells, False))
             elif result is first:
-                baselines.append((title, cells, False, column.metric))
+                baselines.append((title, cells, False))
     found += baselines
     for gap in gaps(benchmark, rows_of(first)):
         native = gap.second.row == "native"
-        if gap.first.part == part and gap.first.metric.name in wanted and (native or len(results) == 1) and (cells := get(first, gap.path)):
-            words = "difference" if len(results) == 1 and len(wanted) == 1 else f"{next(iter(results))} - hand's own"
-            found.append((words, cells, True, gap.first.metric))
+        if (gap.first.part, gap.first.metric) == (part, metric) and (native or len(results) == 1) and (cells := get(first, gap.path)):
+            alone = sum(is_gap for _, _, is_gap in found) == 0 and len(results) == 1 and len(rows_of(first)) <= 3
+            words = f"{next(iter(results))} - hand's own" if native else f"{gap.first.mode} - {gap.second.mode}"
+            found.append(("difference" if alone else words, cells, True))
+    return found
+
+
+def part_table(benchmark: Benchmark, part: str, results: Results, bounds: bool = False) -> Table:
+    """A part of the benchmark by its headline metric: rows are groups; one model's ways beside each other, or several models."""
+    spec, metric = benchmark.parts[part], benchmark.metrics[0]
+    found = ways(benchmark, part, metric, results)
     names = list(found[0][1]) if found else []
-    rows = [
-        (title_of(benchmark, n), [entry(cells.get(n), signed=s, digits=m.digits, bounds=bounds) for _, cells, s, m in found]) for n in names
-    ]
-    titles = [title for title, _, _, _ in found]
+    rows = [(title_of(benchmark, n), [_entry(cells, n, signed, metric, bounds) for _, cells, signed in found]) for n in names]
+    titles = [title for title, _, _ in found]
     if spec.chance:
-        guesses = [next((cells[n]["chance"] for _, cells, _, _ in found if "chance" in cells.get(n, {})), None) for n in names]
+        guesses = [next((cells[n]["chance"] for _, cells, _ in found if "chance" in cells.get(n, {})), None) for n in names]
         rows = [(title, [*row, Entry("" if guess is None else f"{guess:.2f}")]) for (title, row), guess in zip(rows, guesses, strict=True)]
         titles.append("chance")
-    note = " ".join(
-        [spec.note, *(f"{m.title or m.name}: {m.note}" for m in metrics or benchmark.metrics if m.note and not spec.note)]
-    ).strip()
-    return Table(spec.title or benchmark.title, note, (spec.label, *titles), tuple((title, tuple(row)) for title, row in rows))
+    heading = spec.title or ("Scores" if len(benchmark.parts) == 1 else part)
+    note = spec.note or f"{capital(metric.title or metric.name)}: {metric.note}"
+    return Table(heading, note, (spec.label, *titles), tuple((title, tuple(row)) for title, row in rows))
+
+
+def other_metrics(benchmark: Benchmark, part: str, results: Results, bounds: bool = False) -> list[Table]:
+    """The overall numbers by the metrics beside the headline: a row a metric. Their groups are in result.json."""
+    if len(benchmark.metrics) == 1:
+        return []
+    by_metric = [(metric, ways(benchmark, part, metric, results)) for metric in benchmark.metrics]
+    heads = list(dict.fromkeys(title for _, found in by_metric for title, _, _ in found))
+    rows = []
+    for metric, found in by_metric[1:]:
+        there = {title: _entry(cells, "overall", signed, metric, bounds) for title, cells, signed in found}
+        rows.append((metric.title or metric.name, tuple(there.get(head, Entry("")) for head in heads)))
+    notes = " ".join(f"{capital(metric.title or metric.name)}: {metric.note}" for metric in benchmark.metrics[1:] if metric.note)
+    title = benchmark.parts[part].title or ("" if len(benchmark.parts) == 1 else part)
+    return [Table(f"{title}: other measures" if title else "Other measures", notes, ("measure", *heads), tuple(rows))]
+
+
+def _entry(cells: Group, name: str, signed: bool, metric: Metric, bounds: bool) -> Entry:
+    return entry(cells.get(name), signed=signed, digits=metric.digits, bounds=bounds)
+
+
+def capital(text: str) -> str:
+    """With a capital at its start; the rest as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def title_of(benchmark: Benchmark, group: str) -> str:
@@ -106,12 +135,12 @@ def held_out(benchmark: Benchmark, result: Mapping[str, Any], bounds: bool = Fal
     apart, tables = result.get("held_out"), []
     for part, spec in benchmark.parts.items() if apart else ():
         pairs: list[tuple[str, Group, Group, Metric]] = []
-        ways = [column for column in columns(benchmark, rows_of(result)) if column.part == part and column.metric == benchmark.metrics[0]]
-        thinks = any(column.row == "think" for column in ways)
-        for column in ways:
+        drawn = [column for column in columns(benchmark, rows_of(result)) if column.part == part and column.metric == benchmark.metrics[0]]
+        thinks = any(column.row == "think" for column in drawn)
+        for column in drawn:
             if thinks and column.row != "think":
                 continue  # what was held out is a thought's
-            title = column_title(column, 1, "bridge", True)
+            title = way_title(column, 1, "bridge")
             pairs.append((title, get(result, column.path), get(apart, column.path), column.metric))
         if thinks:
             pairs.append(("thought", get(result, ("thoughts",)), get(apart, ("thoughts",)), Metric("thought")))
@@ -124,7 +153,7 @@ def held_out(benchmark: Benchmark, result: Mapping[str, Any], bounds: bool = Fal
             for n in names
         )
         heads = tuple(f"{title}, {split}" for title, *_ in pairs for split in ("seen", "held out"))
-        tables.append(Table(f"{spec.title or part}: held out", spec.held_out, (spec.label, *heads), rows))
+        tables.append(Table(f"{spec.title or part.capitalize()}: held out", spec.held_out, (spec.label, *heads), rows))
     return tables
 
 
@@ -135,12 +164,21 @@ def facets(benchmark: Benchmark, result: Mapping[str, Any]) -> list[Table]:
     if not names:
         return []
     rows = tuple((name, tuple(entry(group.get(name)) for group in found.values())) for name in names)
-    return [Table(benchmark.facets, "Points got by points there were to get.", ("category", *found), rows)]
+    return [
+        Table(
+            capital(benchmark.facets),
+            "Points got by points there were to get; pictures that came out as NaN are not among them.",
+            ("category", *found),
+            rows,
+        )
+    ]
 
 
 def result_tables(benchmark: Benchmark, results: Results, bounds: bool = False) -> list[Table]:
     """Every table of one model, or of several side by side."""
-    tables = [part_table(benchmark, part, results, bounds=bounds) for part in benchmark.parts]
+    tables = []
+    for part in benchmark.parts:
+        tables += [part_table(benchmark, part, results, bounds), *other_metrics(benchmark, part, results, bounds)]
     for result in results.values() if len(results) == 1 else ():
         tables += [*held_out(benchmark, result, bounds), *facets(benchmark, result)]
     return tables

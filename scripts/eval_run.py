@@ -282,3 +282,23 @@ def say_plan(planned: Plan, folder: Path) -> None:
         f"{measured['name']} v{measured['version']}: {len(planned.items)} prompts x {measured['images_per_prompt']}, "
         f"{len(samples)} pictures ({counts}){f', {calls} judge calls' if calls else ''} into {folder}"
     )
+    say_width(planned)
+
+
+def say_width(planned: Plan) -> None:
+    """How wide the interval of the headline will be at most: with pictures of a prompt that are all alike, half of them right."""
+    from metabridge.eval import stats
+
+    metric, measured = planned.definition.metrics[0], planned.benchmark
+    if metric.within == "set" or metric.high is None:
+        return
+    for name, part in planned.definition.parts.items():
+        sizes = {group: number for group, number in measured["prompts"].items() if group in part.groups}
+        width = metric.high - metric.low
+        most = stats.expected(sizes, measured["images_per_prompt"], metric.weights, spread=width / 2)
+        what = part.title or (metric.title or metric.name if len(planned.definition.parts) == 1 else name)
+        digits = metric.digits
+        say(
+            f"{what}: the 95% interval will be +-{most.half_width:.{digits}f} at most; two models on these prompts must differ by about "
+            f"{most.detectable:.{digits}f} for that to be seen in four of five cases"
+        )

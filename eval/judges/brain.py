@@ -26,8 +26,8 @@ class Brain:
     def __init__(
         self, answer: Callable[[str, list[Image.Image]], str], identity: Mapping[str, Any], *, budget: Budget | None = None
     ) -> None:
-        """`identity` has an `id`, and a `revision` where there is one."""
-        self.identity: Mapping[str, Any] = {"revision": None, "host": None, **identity, "kind": "brain"}
+        """`identity` has an `id`, and a `revision` or a `fingerprint` that tells it from another brain of that name."""
+        self.identity: Mapping[str, Any] = {"revision": identity.get("fingerprint"), "host": None, **identity, "kind": "brain"}
         self.budget = budget or Budget()
         self._answer, self._lock, self._warned = answer, Lock(), False
 

@@ -62,9 +62,15 @@ class Recorded:
         return self._answers[key]
 
     def forget(self, questions: Sequence[Request]) -> None:
-        """Answers, one an attempt, that nobody could read: this run and replays keep them, the next run asks again."""
+        """Answers, one an attempt, that were of no use: this run and replays keep them, the next run asks again."""
         keys = [key_of(request, attempt, self.identity) for attempt, request in enumerate(questions)]
         store.append(self.path, [{**self._named(key), "forget": True} for key in keys])
+
+    def close(self) -> None:
+        """Ends the waiting of a judge that waits, as when a run is stopped."""
+        close = getattr(self.judge, "close", None)
+        if close is not None:
+            close()
 
     def _record(self, key: str, request: Request, attempt: int) -> str:
         start = time.monotonic()

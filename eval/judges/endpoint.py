@@ -112,6 +112,7 @@ class Endpoint:
     def _stop(self, advice: str) -> UserError:
         """Every later question ends the same way, without a call."""
         self._stopped = f"judge {self._model} at {self.identity['host']}: {advice}"
+        self._closed.set()
         return UserError(self._stopped)
 
     def _advice(self, error: wire.Stop) -> str:
@@ -145,4 +146,4 @@ def _pause(state: RetryCallState) -> float:
     assert isinstance(error, wire.Again)
     if error.after:
         return min(error.after, LONGEST_WAIT)
-    return min(PAUSE * 2 ** (state.attempt_number - 1), LONGEST_PAUSE) + random.uniform(0, PAUSE)
+    return min(PAUSE * 2.0 ** (state.attempt_number - 1), LONGEST_PAUSE) + random.uniform(0, PAUSE)

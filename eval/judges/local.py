@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 from PIL import Image
+from safetensors import SafetensorError
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from metabridge.bridge.artifact import fingerprint, is_local
@@ -34,14 +35,15 @@ class Local:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.budget, self._lock = budget or Budget(), Lock()
         try:
-            self._processor, model = _processor(path, revision or "main"), _model(path, revision or "main")
+            self._processor = _processor(repo, path, revision or "main")
+            model = _model(path, revision or "main")
             self._tokenizer = self._processor.tokenizer
             self._ends = _ends(model, self._tokenizer)
-        except (OSError, ValueError, ImportError, AttributeError, TypeError, RuntimeError) as error:
+        except UserError:
+            raise
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             advice = "give the folder of a whole checkpoint" if is_local(repo) else "check the name, the network and your access to it"
             raise UserError(f"judge local:{repo}: cannot be loaded ({one_line(str(error))}); {advice}") from error
-        if not getattr(self._processor, "chat_template", None):
-            raise UserError(f"judge local:{repo}: has no chat template; take an instruction-tuned checkpoint")
         # what a checkpoint asks for when it samples, as a repetition penalty, would bend the greedy answer
         pad = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else self._ends[0]
         model.generation_config = transformers.GenerationConfig(eos_token_id=self._ends, pad_token_id=pad)
@@ -103,15 +105,24 @@ def _model(path: str, revision: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _processor(path: str, revision: str) -> Any:
+def _processor(repo: str, path: str, revision: str) -> Any:
     """The processor without its video half, which would need torchvision; pictures always through Pillow, the same everywhere."""
     config = transformers.AutoConfig.from_pretrained(path, revision=revision)
     if type(config) not in PROCESSOR_MAPPING:
-        raise ValueError(f"a {config.model_type} sees no pictures")
-    whole = PROCESSOR_MAPPING[type(config)]
-    kept = [name for name in whole.get_attributes() if name != "video_processor"]
-    image_only = type(whole.__name__, (whole,), {"get_attributes": classmethod(lambda cls: kept), "__module__": whole.__module__})
-    return image_only.from_pretrained(path, revision=revision, backend="pil")
+        raise UserError(f"judge local:{repo}: a {config.model_type} sees no pictures; name an image-text-to-text model")
+    try:
+        whole: Any = PROCESSOR_MAPPING[type(config)]
+        kept = [name for name in whole.get_attributes() if name != "video_processor"]
+        image_only: Any = type(whole.__name__, (whole,), {"get_attributes": classmethod(lambda cls: kept), "__module__": whole.__module__})
+        processor = image_only.from_pretrained(path, revision=revision, backend="pil")
+    except (ImportError, AttributeError, TypeError) as error:  # a few families insist on it
+        raise UserError(
+            f"judge local:{repo}: the processor of a {config.model_type} cannot be had without torchvision ({one_line(str(error))}); "
+            "serve the model and give URL#MODEL"
+        ) from error
+    if not getattr(processor, "chat_template", None):
+        raise UserError(f"judge local:{repo}: has no chat template; take an instruction-tuned checkpoint")
+    return processor
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:

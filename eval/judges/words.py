@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from metabridge.bridge.errors import UserError
@@ -27,7 +28,7 @@ def parse(word: str) -> Word:
         return Word("brain")
     if kind == "local" and rest:
         repo, _, revision = rest.rpartition("@")
-        return Word("local", repo, revision) if repo else Word("local", rest)
+        return Word("local", repo, revision) if repo and not Path(rest).expanduser().exists() else Word("local", rest)
     if kind == "replay" and rest:
         file, _, model = rest.partition("#")
         return Word("replay", file, model)

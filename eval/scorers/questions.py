@@ -7,9 +7,9 @@ they are counted, `compat: official` counts the very same ones, and the number o
 leaves the picture unscored, unless a no to a parent settles that question.
 
 `compat: official` asks once, reads the answer as the official scorer does, counts in the order of the file, and gives the facets the
-answers without dependencies. It leaves out the first row of DPG-Bench's file. A prompt where another question depends on that one counts for
-nothing (0 of 0), and so does a picture without any answer that can be read. One defect is not reproduced: the official facets are of a
-prompt's last picture alone.
+answers without dependencies. It leaves out the first row of DPG-Bench's file. A prompt where another question depends on that row counts
+for nothing (0 of 0), and so does a picture without any answer that can be read. One defect is not reproduced: the official facets are of
+a prompt's last picture alone.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def wise_legacy_scores(text: str) -> dict[str, float]:
     """The last digit after each name; without any name, the first three lines that are one of 0, 1, 2."""
     named = re.findall(r"(consistency|realism|aesthetic quality)\*{0,2}\s*:?\s*(\d)", text, re.IGNORECASE)
     scores = {name.lower().replace(" ", "_"): float(digit) for name, digit in named}
-    bare = re.findall(r"^\s*([012])\s*$", text, re.MULTILINE)
+    bare = _bare(text, ("0", "1", "2"))
     if not scores and len(bare) >= 3:
         scores = dict(zip(("consistency", "realism", "aesthetic_quality"), map(float, bare[:3]), strict=True))
     return scores
@@ -33,10 +33,14 @@ def wise_legacy_scores(text: str) -> dict[str, float]:
 def wise_verified_scores(text: str) -> dict[str, float]:
     """The first 0 or 1 after the word; without the word, the one line that is 0 or 1."""
     named = re.search(r"score\*{0,2}\s*:?\s*([01])\b", text, re.IGNORECASE)
-    bare = re.findall(r"^\s*([01])\s*$", text, re.MULTILINE)
+    bare = _bare(text, ("0", "1"))
     if named:
         return {"score": float(named[1])}
     return {"score": float(bare[0])} if len(bare) == 1 else {}
+
+
+def _bare(text: str, digits: Sequence[str]) -> list[str]:
+    return [line.strip() for line in text.split("\n") if line.strip() in digits]
 
 
 def imgedit_average(text: str) -> float | None:

@@ -108,7 +108,7 @@ def json_scores(name: str, scales: Sequence[Scale]) -> Parse:
 
 def reasoning(plain: str) -> str:
     """What stands after "Brief reasoning:" or "Reason:", for people."""
-    match = re.search(r"^\W*(?:brief\s+)?reason(?:ing)?\s*:\s*(\S.*)$", plain, re.IGNORECASE | re.MULTILINE)
+    match = re.search(r"^[^\w\n]*(?:brief\s+)?reason(?:ing)?\s*:\s*(\S.*)$", plain, re.IGNORECASE | re.MULTILINE)
     return short(match[1]) if match else ""
 
 

@@ -80,8 +80,16 @@ def corebench(folder: Path) -> Path:
     for number, dimension in enumerate(_groups(path)):
         prompt = RIGHT[number % len(RIGHT)]
         color, shape = prompt.split()[1:]
-        checklist = [{"question": f"Is there a {color} {shape}?", "tags": ["attribute"]}, {"question": f"Is there a {shape}?", "tags": ["entity"]}]
-        row = {"Main Class": "x", "Sub Class": "y", "Prompt": prompt, "Checklist": [*checklist, {"question": "Is there a black dog?", "tags": ["entity"]}]}
+        checklist = [
+            {"question": f"Is there a {color} {shape}?", "tags": ["attribute"]},
+            {"question": f"Is there a {shape}?", "tags": ["entity"]},
+        ]
+        row = {
+            "Main Class": "x",
+            "Sub Class": "y",
+            "Prompt": prompt,
+            "Checklist": [*checklist, {"question": "Is there a black dog?", "tags": ["entity"]}],
+        }
         (folder / f"data/t2i_corebench/{dimension}.json").write_text(json.dumps({f"{dimension}-001": row}))
     return path
 
@@ -89,7 +97,14 @@ def corebench(folder: Path) -> Path:
 def wise(folder: Path) -> Path:
     path = benchmark(folder, "wise")
     tree = yaml.safe_load(path.read_text())["prompts"]
-    categories = {"culture": "Cultural knowledge", "time": "time", "space": "Space", "biology": "Biology", "physics": "Physical Knowledge", "chemistry": "Chemistry"}
+    categories = {
+        "culture": "Cultural knowledge",
+        "time": "time",
+        "space": "Space",
+        "biology": "Biology",
+        "physics": "Physical Knowledge",
+        "chemistry": "Chemistry",
+    }
     rows = [
         {"prompt_id": first, "Prompt": RIGHT[number], "Explanation": RIGHT[number], "Category": categories[group], "Subcategory": "shapes"}
         for number, (group, (first, _)) in enumerate(tree["ids"].items())
@@ -110,7 +125,10 @@ class Checked:
     identity: Mapping[str, Any] = {"model": "flatland's checker"}
 
     def detect(self, images: list[Image.Image]) -> list[list[Detection]]:
-        return [[Detection(one.shape, 0.99, tuple(map(float, one.box)), self._mask(image, one.box)) for one in checker.detect(image)] for image in images]
+        return [
+            [Detection(one.shape, 0.99, tuple(map(float, one.box)), self._mask(image, one.box)) for one in checker.detect(image)]
+            for image in images
+        ]
 
     def _mask(self, image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
         mask = np.zeros((image.height, image.width), bool)

@@ -71,6 +71,11 @@ def test_words(word: str, kind: str, place: str, name: str) -> None:
     assert words.parse(word) == words.Word(kind, place, name)
 
 
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "a@b").mkdir()
+    assert words.parse(f"local:{tmp_path}/a@b") == words.Word("local", f"{tmp_path}/a@b")
+
+
 @pytest.mark.parametrize(
     ("word", "line"),
     [
@@ -303,7 +308,7 @@ def test_the_brain_is_asked_in_one_turn(tmp_path: Path, caplog: pytest.LogCaptur
     assert [text for text, _ in heard][:2] == ["Count.\n\nLook:\nHow many?"] * 2
     assert heard[2][0].startswith("Count.\n\nLook:\nHow many?\n\nYour answer was:\ntwo\n\nThat answer could not be read: it is no number.")
     assert [image.size for image in heard[2][1]] == [(4, 2)]
-    assert judge.identity == {"kind": "brain", "id": "flatland", "revision": None, "host": None, "fingerprint": "f" * 8}
+    assert judge.identity == {"kind": "brain", "id": "flatland", "revision": "f" * 8, "host": None, "fingerprint": "f" * 8}
     assert [record.getMessage() for record in caplog.records] == ["judge brain: top_p of the request has no effect on it"]
 
 
@@ -386,6 +391,15 @@ def test_a_judge_that_does_not_see_scores_nothing(say: Any, line: str, tmp_path:
         with pytest.raises(UserError, match=re.escape(f"judge scripted-judge: {line}")) as caught:
             canary.check(load(server.word, folder=tmp_path))
         assert "\n" not in str(caught.value)
+
+
+def test_a_judge_that_was_mended_is_looked_at_again(tmp_path: Path) -> None:
+    """The kept answers of a blind judge must not speak for the one that is served in its place."""
+    with JudgeServer(lambda seen: says("yes") if seen.number < 2 else sees(seen)) as server:
+        with pytest.raises(UserError, match="does not see pictures"):
+            canary.check(load(server.word, folder=tmp_path))
+        canary.check(load(server.word, folder=tmp_path))
+        assert len(server.seen) == 4
 
 
 def test_drift_counts_wrong_and_silent_apart(tmp_path: Path) -> None:

@@ -363,9 +363,9 @@ def test_no_more_questions_are_open_than_allowed(places: int) -> None:
         assert server.most_busy == places
 
 
-def test_close_wakes_those_who_wait() -> None:
+def test_close_wakes_those_who_wait(tmp_path: Path) -> None:
     with JudgeServer(fails(429, retry_after="100")) as server:
-        judge = Endpoint(server.address, MODEL)
+        judge = Recorded(Endpoint(server.address, MODEL), tmp_path / "judge.jsonl")
         errors: list[Exception] = []
 
         def work() -> None:

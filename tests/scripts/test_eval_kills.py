@@ -75,7 +75,9 @@ def whole(run_folder: Path, judged: list[str], tmp_path_factory: pytest.TempPath
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 20))])
-def test_killed_at_a_random_point(seed: int, run_folder: Path, judged: list[str], whole: tuple[dict[str, Any], float], tmp_path: Path) -> None:
+def test_killed_at_a_random_point(
+    seed: int, run_folder: Path, judged: list[str], whole: tuple[dict[str, Any], float], tmp_path: Path
+) -> None:
     result, seconds = whole
     folder, rng = tmp_path / "eval", random.Random(seed)
     killed = command(run_folder, *judged, "-o", folder)

@@ -1,0 +1,228 @@
+"""Any server that speaks `/v1/images/generations`, and `/v1/images/edits` where pictures come with a prompt."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from PIL import Image
+
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.files import png
+from metabridge.eval.benchmarks import Benchmark
+from metabridge.eval.http_client import Client, Failed, fault, parse, said, tree_of
+from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR
+from metabridge.eval.judges.wire import Again, one_line
+from metabridge.eval.plan import Sample
+from metabridge.eval.subjects import Drawing
+from metabridge.eval.subjects.asked import refuse_rows, refuse_settings
+from metabridge.eval.subjects.pictures import Unreadable, decoded
+
+log = logging.getLogger(__name__)
+
+VARIABLES = ("METABRIDGE_IMAGE_KEY", "OPENAI_API_KEY")  # the first that is set counts
+GENERATIONS, EDITS = "images/generations", "images/edits"
+CONCURRENCY, TIMEOUT = 4, 300.0  # seconds to wait for a picture
+_SIZE = ("height", "width")
+# fields that a server may refuse, with what it then means to leave them out
+_OPTIONAL = {"seed": "its pictures differ from run to run", "response_format": "it answers as it likes"}
+# narrow: what is found counts as the model's own refusal, and so as a wrong picture
+_REFUSED = re.compile(
+    r"content.?(?:filter|policy|management|moderation|inspection)|data.?inspection|moderation.?(?:blocked|failed)|request.?moderated"
+    r"|flagged|safety.?(?:system|filter|check)|responsible.?ai|nsfw|prohibited.?content",
+    re.I,
+)
+
+
+class Refused(Exception):
+    """The model will not draw this."""
+
+
+class _Unwanted(Exception):
+    """A field that the server does not take."""
+
+
+class EndpointSubject:
+    def __init__(self, name: str, client: Client, model: str, identity: Mapping[str, Any], concurrency: int) -> None:
+        self._client, self._model, self._concurrency = client, model, concurrency
+        self._left_out: set[str] = set()
+        self._warned, self._lock = False, Lock()
+        self.identity: Mapping[str, Any] = {"kind": "endpoint", "name": name, **identity}
+
+    def generation(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """None is whatever the endpoint does."""
+        refuse_settings(asked, _SIZE, "an image endpoint, which takes no such setting")
+        return {name: asked[name] for name in _SIZE}
+
+    def draw(
+        self, row: str, samples: Sequence[Sample], images: Sequence[Sequence[Image.Image]], settings: Mapping[str, Any]
+    ) -> list[Drawing]:
+        """What was had stays, whatever happened to the others; without any there is something to be mended first."""
+        refuse_rows(samples)
+        pool = ThreadPoolExecutor(self._concurrency)
+        try:
+            drawings = list(pool.map(lambda one: self._drawing(*one, settings), zip(samples, images, strict=True)))
+        except BaseException:
+            self._client.close()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        if drawings and all(drawing.state == INFRA_ERROR for drawing in drawings):
+            raise UserError(
+                self._client.stopped
+                or f"{self._client.name}: none of {len(drawings)} pictures could be had, the first: {drawings[0].reason}; "
+                "when that is mended, run the same command again: what is done stays done"
+            )
+        return drawings
+
+    def _drawing(self, sample: Sample, images: Sequence[Image.Image], settings: Mapping[str, Any]) -> Drawing:
+        try:
+            image, revised = self._ask(sample, images, settings)
+        except Refused as error:
+            return Drawing(None, state=MODEL_ERROR, reason=str(error))
+        except (Failed, UserError) as error:
+            return Drawing(None, state=INFRA_ERROR, reason=str(error))
+        self._compare(image, settings)
+        return Drawing(image, revised)
+
+    def _ask(self, sample: Sample, images: Sequence[Image.Image], settings: Mapping[str, Any]) -> tuple[Image.Image, str | None]:
+        """The picture, and the prompt as the endpoint has rewritten it."""
+        while True:
+            fields = self._fields(sample, settings)
+            try:
+                data, url, revised = self._post(fields, images)
+            except _Unwanted as error:
+                self._leave_out(str(error))
+                continue
+            return self._client.get(url, self._fetched) if data is None else data, revised
+
+    def _fields(self, sample: Sample, settings: Mapping[str, Any]) -> dict[str, Any]:
+        fields = {"model": self._model, "prompt": sample.item.text, "n": 1, "response_format": "b64_json", "seed": sample.seed}
+        if settings.get("height"):
+            fields["size"] = f"{settings['width']}x{settings['height']}"
+        return {name: value for name, value in fields.items() if name not in self._left_out}
+
+    def _post(self, fields: Mapping[str, Any], images: Sequence[Image.Image]) -> tuple[Image.Image | None, str, str | None]:
+        read = self._reader(fields)
+        if not images:
+            return self._client.post(GENERATIONS, read, json=fields)
+        name = "image" if len(images) == 1 else "image[]"
+        files = [(name, (f"{number}.png", png(image, {}), "image/png")) for number, image in enumerate(images)]
+        return self._client.post(EDITS, read, data={name: str(value) for name, value in fields.items()}, files=files)
+
+    def _reader(self, fields: Mapping[str, Any]) -> Callable[[httpx.Response], tuple[Image.Image | None, str, str | None]]:
+        def read(response: httpx.Response) -> tuple[Image.Image | None, str, str | None]:
+            """A picture, or where it lies; and the rewritten prompt."""
+            tree = self._client.hide(tree_of(response.text))
+            body = tree if isinstance(tree, dict) else {}
+            status = response.status_code
+            if 200 <= status < 300 and body.get("error") and not body.get("data"):  # passed on by a router
+                code = body["error"].get("code") if isinstance(body["error"], dict) else None
+                status = code if isinstance(code, int) and 400 <= code < 600 else 500
+            if not 200 <= status < 300:
+                raise _wrong(response, status, tree, fields)
+            return _picture(body, fields["prompt"])
+
+        return read
+
+    def _fetched(self, response: httpx.Response) -> Image.Image:
+        if not response.is_success:
+            error = fault(response, response.status_code, "")
+            raise error if isinstance(error, Again) else Failed(f"its picture could not be fetched ({response.status_code})")
+        return _decoded(response.content)
+
+    def _leave_out(self, name: str) -> None:
+        with self._lock:
+            if name not in self._left_out:
+                self._left_out.add(name)
+                log.warning("%s: takes no %s, which is left out from now on: %s", self._client.name, name, _OPTIONAL[name])
+
+    def _compare(self, image: Image.Image, settings: Mapping[str, Any]) -> None:
+        wanted = (settings.get("width"), settings.get("height"))
+        with self._lock:
+            if all(wanted) and image.size != wanted and not self._warned:
+                self._warned = True
+                log.warning("%s: --size %dx%d asked for, %dx%d came", self._client.name, *wanted[::-1], *image.size[::-1])
+
+
+def load(
+    word: str,
+    *,
+    benchmark: Benchmark,
+    concurrency: int = CONCURRENCY,
+    timeout: float = TIMEOUT,
+    max_calls: int | None = None,
+    sleep: Callable[[float], object] | None = None,
+) -> EndpointSubject:
+    """URL#MODEL. `timeout`: seconds to wait for a picture. `max_calls`: pictures asked for, repeated ones among them."""
+    address = parse(word, "endpoint:", (GENERATIONS, EDITS), VARIABLES[0])
+    client = Client("endpoint", address, VARIABLES, concurrency=concurrency, timeout=timeout, max_calls=max_calls, sleep=sleep)
+    identity = {
+        # an endpoint shows no weights: another model under the same name cannot be told from it
+        "fingerprint": hashlib.sha256(f"{address.base}#{address.model}".encode()).hexdigest(),
+        "host": address.host,
+        "model": address.model,
+        "revision": None,
+        "seed": "sent with each prompt; the endpoint may ignore it",
+    }
+    return EndpointSubject(word, client, address.model, identity, concurrency)
+
+
+def _wrong(response: httpx.Response, status: int, tree: Any, fields: Mapping[str, Any]) -> Exception:
+    told = said(tree).replace(fields["prompt"], "...")  # which may hold any word
+    whole = response.text.replace(fields["prompt"], "")
+    if status in (400, 422):
+        for name in _OPTIONAL:
+            if name in fields and re.search(rf"\b{name}\b", whole):
+                return _Unwanted(name)
+    if status in (400, 403, 422, 451) and _REFUSED.search(whole):
+        return Refused(f"refused ({status}: {told})")
+    return fault(response, status, told)
+
+
+def _picture(body: Mapping[str, Any], prompt: str) -> tuple[Image.Image | None, str, str | None]:
+    rows = body.get("data")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise Again("the response holds no list of pictures", empty=True)
+    if len(rows) != 1:  # which of them is the answer would be a guess
+        raise Again(f"{len(rows)} pictures where one was asked for", empty=True)
+    (row,) = rows
+    revised = row.get("revised_prompt")
+    revised = revised if isinstance(revised, str) and revised != prompt else None
+    data, url = row.get("b64_json"), row.get("url")
+    if isinstance(data, str) and data:
+        return _decoded(_bytes(data)), "", revised
+    if isinstance(url, str) and url.startswith("data:"):
+        return _decoded(_bytes(url)), "", revised
+    if isinstance(url, str) and url:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise Failed(f"its picture lies at no http or https address ({one_line(url)[:40]})")
+        return None, url, revised
+    rest = {name: value for name, value in row.items() if name != "revised_prompt"}
+    if _REFUSED.search(str(rest)):
+        raise Refused(f"refused ({one_line(str(rest))})")
+    raise Again("neither b64_json nor url in the response", empty=True)
+
+
+def _bytes(text: str) -> bytes:
+    """Base64, alone or as a data: address."""
+    try:
+        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text)
+    except (binascii.Error, ValueError) as error:
+        raise Again("its picture is no base64", empty=True) from error
+
+
+def _decoded(data: bytes) -> Image.Image:
+    try:
+        return decoded(data)
+    except Unreadable as error:
+        raise Again(f"its picture cannot be read ({error})", empty=True) from error
