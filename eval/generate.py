@@ -38,21 +38,17 @@ def generate(
     records = drawn(folder)
     missing = []
     for chunk in plan.chunks()[shard[0] :: shard[1]]:
-        if all(is_drawn(sample, records.get(sample.key), folder) for sample in chunk):
-            progress(len(chunk), False)
-        else:
-            missing.append(chunk)
+        lacking = [sample for sample in chunk if not is_drawn(sample, records.get(sample.key), folder)]
+        if lacking and not subject.alone:
+            lacking = chunk
+        progress(len(chunk) - len(lacking), False)
+        missing.append(lacking)
     settings = {key: value for key, value in plan.identity["generation"].items() if key in SETTINGS}
-    for chunk in missing:
+    for chunk in filter(None, missing):
         given = [[_source(data, name, sample) for name in sample.item.images] for sample in chunk]
         drawings = subject.draw(chunk[0].row, chunk, given, settings)
         # records follow their pictures, so that a record always has its file
         store.append(folder / DRAWN, [_keep(sample, drawing, folder) for sample, drawing in zip(chunk, drawings, strict=True)])
-        if all(drawing.state == INFRA_ERROR for drawing in drawings):
-            raise UserError(
-                f"{chunk[0].key} and the {len(chunk) - 1} pictures after it could not be had: {drawings[0].reason}; "
-                "when that is mended, run the same command again: what is done stays done"
-            )
         progress(len(chunk), True)
 
 

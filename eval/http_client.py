@@ -10,7 +10,7 @@ import re
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import BoundedSemaphore, Event, Lock
+from threading import Event, Lock
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -91,7 +91,7 @@ def key_of(variables: Sequence[str]) -> Key | None:
 
 
 class Client:
-    """Thread-safe. A request keeps its place among the `concurrency` open ones while it waits, so that a busy server is not pressed."""
+    """Thread-safe. `concurrency`: how many threads will use it."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Client:
         self._strange = httpx.Client(timeout=times, limits=limits, follow_redirects=True)  # other hosts, which must not see the key
         for client in (self._client, self._strange):
             weakref.finalize(self, client.close)
-        self._places, self._lock, self._closed = BoundedSemaphore(concurrency), Lock(), Event()
+        self._lock, self._closed = Lock(), Event()
         self._sleep = sleep or self._closed.wait
         self._given_up, self._calls, self._most = 0, 0, max_calls
         if self._key:
@@ -144,15 +144,14 @@ class Client:
             before_sleep=self._tell,
             reraise=True,
         )
-        with self._places:
-            try:
-                answer = retrying(self._try, send, read, counted)
-            except Again as error:
-                raise self._give_up(error, retrying.statistics["attempt_number"]) from error
-            except Stop as error:
-                raise self._stop(self._advice(error)) from error
-            self._given_up = 0
-            return answer  # type: ignore[no-any-return]
+        try:
+            answer = retrying(self._try, send, read, counted)
+        except Again as error:
+            raise self._give_up(error, retrying.statistics["attempt_number"]) from error
+        except Stop as error:
+            raise self._stop(self._advice(error)) from error
+        self._given_up = 0
+        return answer
 
     def _try(self, send: Callable[[], httpx.Response], read: Callable[[httpx.Response], T], counted: bool) -> T:
         if self.stopped:

@@ -178,7 +178,9 @@ def planned_subject(planned: Plan, options: Options) -> Subject:
     model = planned.identity["model"]
     prefix = "" if model["kind"] == "bridge" else f"{model['kind']}:"
     quantize = model["brain"].get("quantize", "none") if model["kind"] == "bridge" else None
-    subject = subject_of(f"{prefix}{model['name']}", planned.definition, replace(options, quantize=quantize))
+    said = planned.scoring.get("data")
+    data = options.data or (Path(said) if said else None)
+    subject = subject_of(f"{prefix}{model['name']}", planned.definition, replace(options, quantize=quantize, data=data))
     if (found := subject.identity["fingerprint"]) != model["fingerprint"]:
         raise UserError(f"{model['name']}: fingerprint {found[:16]}, planned was {model['fingerprint'][:16]}; plan anew with -o")
     return subject

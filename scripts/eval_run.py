@@ -43,7 +43,7 @@ def subject_of(word: str, benchmark: Benchmark, options: Options) -> Subject:
         if kind == "images":
             from metabridge.eval.subjects import pictures
 
-            return pictures.load(rest, benchmark=benchmark)
+            return pictures.load(rest, benchmark=benchmark, data=data_of(benchmark, options))
         if kind == "diffusers":
             from metabridge.eval.subjects import pipeline
 

@@ -111,7 +111,8 @@ def check(judge: Judge) -> None:
             "pictures, and nothing was scored; name a model that does"
         )
     raise UserError(
-        f"judge {name}: is wrong about {FIRST[0].question!r} of a red circle and of a blue square, so nothing was scored; name a better model"
+        f"judge {name}: is wrong about {FIRST[0].question!r} of a red circle and of a blue square, so nothing was scored; "
+        "name a better model"
     )
 
 

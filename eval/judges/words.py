@@ -52,7 +52,7 @@ def host(address: str) -> str:
 def _endpoint(word: str) -> Word:
     address, _, model = word.partition("#")
     url = _split(word, address)
-    if not url.hostname or any(character.isspace() for character in address):
+    if not url.hostname or " " in address or not address.isprintable():
         raise UserError(f"judge {_shown(word)!r}: an address has a host and no blanks; write {FORMS}")
     # what stands in an address ends up in plans, results and the history of a shell
     if url.username is not None or url.password is not None:
@@ -72,7 +72,7 @@ def _endpoint(word: str) -> Word:
 def _split(word: str, address: str) -> SplitResult:
     try:
         url = urlsplit(address)
-        _ = url.port  # read only when asked for
+        _ = url.port, (url.hostname or "").encode("idna")  # as a client will read them
     except ValueError:  # whose text repeats parts of the address
         raise UserError(f"judge {_shown(word)!r}: no address; write {FORMS}") from None
     return url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import png
 from metabridge.eval import store
 from metabridge.eval.items import Item
+
+_log = logging.getLogger(__name__)
 
 TILES = 4
 CUT = "cut.json"  # beside the tiles: which file each was cut from, by size and time
@@ -44,22 +47,25 @@ def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
 def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:
     """Each item's pictures, cut out of its grid; a prompt without a grid has none.
 
-    They are kept in a folder of their own beside the grids, FOLDER-tiles, and cut anew where a grid has changed. Not inside: the official
-    scorer takes every entry of the folder for a grid.
+    The cut pictures are kept beside the folder, in FOLDER-tiles, so that a folder for the official scorer holds grids alone. A grid that
+    has changed is cut anew.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that holds a grid a prompt, as {items[0].id}.png")
     grids = {item.id: folder / f"{item.id}.png" for item in items if (folder / f"{item.id}.png").exists()}
     if not grids:
         raise UserError(f"{folder}: no grid of {len(items)} prompts there; give a folder that holds one each, as {items[0].id}.png")
-    tiles = folder.resolve().with_name(f"{folder.resolve().name}-tiles")
+    tiles = folder.resolve().parent / f"{folder.resolve().name}-tiles"
     done: dict[str, list[int]] = store.read_json(tiles / CUT) if (tiles / CUT).exists() else {}
+    cut = 0
     for key, grid in grids.items():
         stamp = [grid.stat().st_size, grid.stat().st_mtime_ns]
         if done.get(key) != stamp or not all((tiles / f"{key}-{k}.png").exists() for k in range(TILES)):
             _cut(grid, key, tiles)
-            done[key] = stamp
-    store.write_json(tiles / CUT, done)
+            done[key], cut = stamp, cut + 1
+    if cut:  # whoever drew a single picture a prompt, under the same name, must hear of it
+        _log.warning("%s: %d pictures taken for grids of 2 x 2, and cut into %s", folder, cut, tiles)
+        store.write_json(tiles / CUT, done)
     return {(item.group, item.id, k): tiles / f"{item.id}-{k}.png" for item in items if item.id in grids for k in range(TILES)}
 
 
@@ -81,5 +87,5 @@ def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's readers raise all of these of a damaged file
         raise UserError(f"{path}: no picture that can be read ({getattr(error, 'strerror', None) or error}); draw it again") from error

@@ -124,7 +124,7 @@ def _call(tree: Any, where: str) -> Call:
 
 def _given(tree: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
     if not isinstance(value := tree.get(key), kind) or not value:
-        raise UserError(f"{where}.{key}: {kind_of(value)} given; {__name__} shows how it is written")
+        raise UserError(f"{where}.{key}: {kind_of(value or None)} given; {__name__} shows how it is written")
     return value
 
 

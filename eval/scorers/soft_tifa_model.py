@@ -19,7 +19,8 @@ class Model(Local):
             [messages], tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt"
         ).to(self.device, self._model.dtype)
         # in float32: a vocabulary's worth of small numbers is to sum to 1
-        return self._model(**inputs, use_cache=False).logits[0, -1].float().softmax(-1).cpu()
+        likely: torch.Tensor = self._model(**inputs, use_cache=False).logits[0, -1].float().softmax(-1).cpu()
+        return likely
 
     def first_token(self, text: str) -> int:
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)

@@ -29,6 +29,10 @@ class Subject(Protocol):
     def identity(self) -> Mapping[str, Any]:
         """`kind`, `name`, `fingerprint` and what else says who drew."""
 
+    @property
+    def alone(self) -> bool:
+        """Whether each picture is drawn by itself, so that only those that lack are drawn again; else with all that it was drawn with."""
+
     def generation(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that a plan writes down, with every default filled in. `asked` has num_inference_steps, guidance_scale, height and
         width, None where nothing was said."""
@@ -36,4 +40,7 @@ class Subject(Protocol):
     def draw(
         self, row: str, samples: Sequence[Sample], images: Sequence[Sequence[Image.Image]], settings: Mapping[str, Any]
     ) -> Sequence[Drawing]:
-        """A drawing a sample, from its prompt, its own seed and the pictures that come with it."""
+        """A drawing a sample, from its prompt, its own seed and the pictures that come with it.
+
+        Raises UserError where going on is of no use until somebody has mended something; what the call has drawn is lost then.
+        """

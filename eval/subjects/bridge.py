@@ -32,6 +32,8 @@ class Drawer(Protocol):
 
 
 class BridgeSubject:
+    alone = False
+
     def __init__(self, drawer: Drawer, identity: Mapping[str, Any]) -> None:
         self.drawer, self.identity = drawer, {"kind": "bridge", **identity}
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from PIL import Image
@@ -52,6 +51,8 @@ class _Unwanted(Exception):
 
 
 class EndpointSubject:
+    alone = True
+
     def __init__(self, name: str, client: Client, model: str, identity: Mapping[str, Any], concurrency: int) -> None:
         self._client, self._model, self._concurrency = client, model, concurrency
         self._left_out: set[str] = set()
@@ -122,15 +123,19 @@ class EndpointSubject:
     def _reader(self, fields: Mapping[str, Any]) -> Callable[[httpx.Response], tuple[Image.Image | None, str, str | None]]:
         def read(response: httpx.Response) -> tuple[Image.Image | None, str, str | None]:
             """A picture, or where it lies; and the rewritten prompt."""
-            tree = self._client.hide(tree_of(response.text))
+            tree, status = tree_of(response.text), response.status_code
             body = tree if isinstance(tree, dict) else {}
-            status = response.status_code
             if 200 <= status < 300 and body.get("error") and not body.get("data"):  # passed on by a router
                 code = body["error"].get("code") if isinstance(body["error"], dict) else None
                 status = code if isinstance(code, int) and 400 <= code < 600 else 500
             if not 200 <= status < 300:
-                raise _wrong(response, status, tree, fields)
-            return _picture(body, fields["prompt"])
+                raise _wrong(response, status, self._client.hide(tree), fields)
+            row = _row(body.get("data"))
+            picture, url = _picture(row)
+            if picture is None and not url:
+                raise _without(self._client.hide(row))
+            revised = self._client.hide(row.get("revised_prompt"))
+            return picture, url, revised if isinstance(revised, str) and revised != fields["prompt"] else None
 
         return read
 
@@ -189,28 +194,33 @@ def _wrong(response: httpx.Response, status: int, tree: Any, fields: Mapping[str
     return fault(response, status, told)
 
 
-def _picture(body: Mapping[str, Any], prompt: str) -> tuple[Image.Image | None, str, str | None]:
-    rows = body.get("data")
+def _row(rows: Any) -> Mapping[str, Any]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise Again("the response holds no list of pictures", empty=True)
     if len(rows) != 1:  # which of them is the answer would be a guess
         raise Again(f"{len(rows)} pictures where one was asked for", empty=True)
-    (row,) = rows
-    revised = row.get("revised_prompt")
-    revised = revised if isinstance(revised, str) and revised != prompt else None
+    return rows[0]  # type: ignore[no-any-return]
+
+
+def _picture(row: Mapping[str, Any]) -> tuple[Image.Image | None, str]:
+    """The picture, or the address where it lies; neither where there is none."""
     data, url = row.get("b64_json"), row.get("url")
     if isinstance(data, str) and data:
-        return _decoded(_bytes(data)), "", revised
-    if isinstance(url, str) and url.startswith("data:"):
-        return _decoded(_bytes(url)), "", revised
-    if isinstance(url, str) and url:
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise Failed(f"its picture lies at no http or https address ({one_line(url)[:40]})")
-        return None, url, revised
-    rest = {name: value for name, value in row.items() if name != "revised_prompt"}
-    if _REFUSED.search(str(rest)):
-        raise Refused(f"refused ({one_line(str(rest))})")
-    raise Again("neither b64_json nor url in the response", empty=True)
+        return _decoded(_bytes(data)), ""
+    if not isinstance(url, str) or not url:
+        return None, ""
+    scheme = url.partition(":")[0].lower()
+    if scheme == "data":
+        return _decoded(_bytes(url)), ""
+    if scheme not in ("http", "https"):
+        raise Failed(f"its picture lies at no http or https address, but at {one_line(scheme)[:20]}:")
+    return None, url
+
+
+def _without(row: Mapping[str, Any]) -> Exception:
+    """Of an answer without a picture."""
+    rest = one_line(str({name: value for name, value in row.items() if name != "revised_prompt" and value}))
+    return Refused(f"refused ({rest})") if _REFUSED.search(rest) else Again("neither b64_json nor url in the response", empty=True)
 
 
 def _bytes(text: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import struct
 import zlib
@@ -50,10 +51,12 @@ class Found:
 
 
 class PicturesSubject:
+    alone = True
+
     def __init__(self, name: str, folder: Path, found: Found) -> None:
         self._found = found
         # over the whole benchmark's pictures, whatever part of it is asked for
-        names = sorted((path.relative_to(folder).as_posix(), _sha256(path)) for path in found.files.values())
+        names = sorted((os.path.relpath(path, folder).replace(os.sep, "/"), _sha256(path)) for path in found.files.values())
         digest = hashlib.sha256(repr((names, sorted(found.failed))).encode()).hexdigest()
         self.identity: Mapping[str, Any] = {"kind": "images", "name": name, "fingerprint": digest}
         if found.drawn_by is not None:

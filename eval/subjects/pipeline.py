@@ -29,6 +29,8 @@ NO_PROMPT = " "  # what stands for a negative prompt where guidance would be off
 class PipelineSubject:
     """One picture at a time: what stands beside a prompt in a batch cannot change it."""
 
+    alone = True
+
     def __init__(self, name: str, pipeline: Any, identity: Mapping[str, Any]) -> None:
         self._pipeline, self._kind = pipeline, type(pipeline).__name__
         self._parameters = inspect.signature(type(pipeline).__call__).parameters

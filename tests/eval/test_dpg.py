@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from metabridge.bridge.errors import UserError
-from metabridge.eval import benchmarks, result
+from metabridge.eval import benchmarks, plan, result
+from metabridge.eval import score as scores
+from metabridge.eval.generate import generate
 from metabridge.eval.items import OK, Item, Services
 from metabridge.eval.layouts import dpg as layout
 from metabridge.eval.plan import Sample
 from metabridge.eval.readers import dpg as reader
 from metabridge.eval.score import Scored
 from metabridge.eval.scorers import questions
+from metabridge.eval.subjects import pictures
 from tests.eval.scripted_judge import ScriptedJudge
 
 COLUMNS = ["item_id", "text", "keywords", "proposition_id", "dependency", "category_broad", "category_detailed", "tuple"]
@@ -187,10 +191,11 @@ def test_grids_out_and_in(tmp_path: Path) -> None:
     assert {path.parent for path in found.values()} == {tmp_path / "grids-tiles"}
 
 
-def test_tiles_are_cut_again_only_where_a_grid_has_changed(tmp_path: Path) -> None:
+def test_tiles_are_cut_again_only_where_a_grid_has_changed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     items = reader.load({}, write(tmp_path / "data"))
     layout.export(drawn(items, tmp_path / "own"), tmp_path / "grids")
     first = layout.pictures(items, tmp_path / "grids")
+    assert caplog.messages == [f"{tmp_path / 'grids'}: 3 pictures taken for grids of 2 x 2, and cut into {tmp_path / 'grids-tiles'}"]
     before = {key: path.stat().st_mtime_ns for key, path in first.items()}
     (tmp_path / "grids-tiles" / "9-2.png").unlink()
     Image.new("RGB", (4, 4), "white").save(tmp_path / "grids" / "10.png")
@@ -223,6 +228,30 @@ def test_bad_grids(tmp_path: Path) -> None:
     (tmp_path / "empty" / "9.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"9.png: no picture that can be read \("):
         layout.pictures(items, tmp_path / "empty")
+
+
+def test_from_a_folder_of_grids_to_the_result(tmp_path: Path) -> None:
+    """Through the harness's own stages: whoever drew the grids is scored picture by picture."""
+    tree = yaml.safe_load((Path(benchmarks.__file__).parent / "dpg.yaml").read_text(encoding="utf-8"))
+    tree["prompts"] = {"reader": "dpg", "count": 3}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(tree))
+    benchmark, data = benchmarks.load(str(tmp_path / "small.yaml")), write(tmp_path / "data")
+    layout.export(drawn(benchmark.items(data), tmp_path / "own"), tmp_path / "grids")
+    subject = pictures.load(str(tmp_path / "grids"), benchmark=benchmark, data=data)
+    planned = plan.save(plan.make(benchmark, subject.identity, {}, {}, data=data), tmp_path / "out")
+    generate(planned, tmp_path / "out", subject)
+    replayed = {"kind": "replay", "id": "scripted-1", "revision": "r", "host": None}
+    judge = ScriptedJudge({row[5]: "no" if row[5] == "Is the car red?" else "yes" for row in ROWS}, identity=replayed)
+    scorer = questions.load(benchmark.scorer_options, Services(data, judge))
+    scores.score(planned, tmp_path / "out", scorer)
+    assert len(judge.asked) == sum(questions.calls({}, sample.item) for sample in planned.samples()) == 4 * 8
+    found = result.summarize(
+        planned, scores.read(planned, tmp_path / "out", scores.tag(scorer.identity)), scorer.identity, Services(data), {}
+    )
+    assert found["variant"] == "small/scripted-1" and found["pictures"] == {"ok": 12, "model_error": 0, "infra_error": 0}
+    assert found["scores"]["score"]["overall"]["value"] == pytest.approx(100 * (1 + 1 + 1 / 2) / 3, abs=1e-5)
+    categories = {name: cell["value"] for name, cell in found["facets"]["bridge"].items()}
+    assert categories == {"entity": 1.0, "attribute": 0.5, "relation": 1.0, "global": 1.0}
 
 
 def score(items: Sequence[Item], answers: Mapping[str, Sequence[str]], compat: str = "none") -> dict[str, Any]:

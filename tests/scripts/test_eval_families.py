@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.eval import families
-from tests.eval.judge_server import JudgeServer
+from tests.eval.judge_server import JudgeServer, fails
 from tests.scripts.conftest import Command
 
 LINES = {True: "Consistency: 2\nRealism: 2\nAesthetic Quality: 1", False: "Consistency: 0\nRealism: 2\nAesthetic Quality: 1"}
@@ -95,6 +95,31 @@ def test_a_judge_that_is_away_is_never_a_score(metabridge: Command, tmp_path: Pa
         assert cell["value"] is None and cell["bounds"]["least"] < 200 / 3 < cell["bounds"]["most"]
         assert metabridge(*words, "--judge", server.word, "--allow-incomplete")[0] == 0
         assert json.loads(Path("out/result.json").read_text())["scores"]["score"]["score"]["overall"]["value"] is not None
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (families.says("banana"), "fails on a picture of a single shape, so nothing was scored"),
+        (
+            families.says("yes"),
+            "says yes to 'Is there a red circle in the picture?' of a red circle and of a blue square, so it does not see",
+        ),
+        (fails(401, "no such key: sk-secret"), "METABRIDGE_JUDGE_KEY"),
+    ],
+)
+def test_a_judge_that_cannot_judge_stops_before_the_first_score(
+    metabridge: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: families.Reply, said: str
+) -> None:
+    monkeypatch.setenv("METABRIDGE_JUDGE_KEY", "sk-secret")
+    suite = families.corebench(tmp_path)
+    words = ("eval", "flatland", "--suite", suite, "--data", tmp_path / "data", "--images", 1, "--limit", "C-MI=1", "-o", "out")
+    with JudgeServer(reply) as server:
+        code, out, err = metabridge(*words, "--judge", server.word)
+        assert server.seen[0].headers["authorization"] == "Bearer sk-secret"
+    assert code == 2 and said in err and err.count("\n") == 1 and not Path("out/result.json").exists()
+    kept = b"".join(path.read_bytes() for path in Path("out").rglob("*") if path.is_file())
+    assert b"sk-secret" not in kept + out.encode() + err.encode()
 
 
 def test_pictures_of_somebody_else(metabridge: Command, tmp_path: Path) -> None:
