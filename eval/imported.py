@@ -12,13 +12,10 @@ from metabridge.eval import result as results
 from metabridge.eval import store
 from metabridge.eval.benchmarks import Benchmark
 from metabridge.eval.items import OK, Services
-from metabridge.eval.plan import Plan
 from metabridge.eval.score import SCORED, read, tag
 
 
-def result(
-    benchmark: Benchmark, file: Path, data: Path | None, layout: Any, folder: Path, images: int | None
-) -> tuple[Plan, dict[str, Any]]:
+def take(benchmark: Benchmark, word: str, file: Path, data: Path | None, layout: Any, folder: Path, images: int | None) -> None:
     """plan.json, scored.jsonl and result.json of what stands in `file`; pictures without a line are unscored."""
     if not file.exists():
         raise UserError(f"{file}: no such file; give what the official scorer of {benchmark.name} wrote")
@@ -30,7 +27,8 @@ def result(
     model = {"kind": "official", "name": file.stem, "fingerprint": digest}
     scoring = {"variant": "official", "parser": "official", "file_sha256": digest}
     most = max(key[2] for key, _, _ in rows) + 1
-    made = plans.make(benchmark, model, {}, {"version": "", "commit": ""}, images=images or most, rows=["bridge"], data=data)
+    code, services = {"version": "", "commit": ""}, {"benchmark": word, "data": None if data is None else str(data.parent)}
+    made = plans.make(benchmark, model, {}, code, images=images or most, rows=["bridge"], data=data, scoring=services)
     planned = plans.save(made, folder)
     by, samples = tag(scoring), {(s.item.group, s.item.id, s.k): s for s in planned.samples()}
     if stray := next((key for key, _, _ in rows if key not in samples), None):
@@ -45,6 +43,4 @@ def result(
         ],
     )
     scored = read(planned, folder, by)
-    summary = results.summarize(planned, scored, scoring, Services(None), {})
-    results.write(summary, folder)
-    return planned, summary
+    results.write(results.summarize(planned, scored, scoring, Services(None), {}), folder)

@@ -24,7 +24,8 @@ def page(rows: Sequence[Row], gaps: Sequence[Across], folder: Path) -> Page:
         made.append(across(gaps))
     said: list[str] = []
     for benchmark, result, _ in rows:
-        said += [line for line in notes(benchmark, result)[:1] if line not in said]
+        line = f"{benchmark.name}: {notes(benchmark, result)[0]}"
+        said += [line] if line not in said else []
     return Page(
         title="Evaluations side by side",
         lead="A table for each variant of a score: numbers of different variants do not stand beside each other.",

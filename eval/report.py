@@ -175,6 +175,8 @@ def sheets(benchmark: Benchmark, scored: Sequence[Scored], folder: Path, data: P
         of_row = [
             s for s in scored if s.sample.row == row and not s.sample.item.held_out and benchmark.part_of(s.sample.item.group) == part
         ]
+        if not any((folder / s.sample.file).exists() for s in of_row):
+            continue  # numbers of an official scorer, whose pictures are elsewhere
         figures = []
         for group in dict.fromkeys(s.sample.item.group for s in of_row):
             tiles = [s for s in of_row if s.sample.item.group == group]

@@ -62,6 +62,8 @@ def _tile(s: Scored, folder: Path, metric: Metric, data: Path | None) -> Tile:
     good = goodness(metric)(s)
     mark = "right" if good >= 1 else "wrong" if good < 0.5 else "partly"
     badge = "" if good in (0, 1) or metric.source not in s.values else f"{_value(s, metric):.{metric.digits}f}"
+    if not (folder / s.sample.file).exists():
+        return Tile(None, tuple(lines), mark, badge)
     with Image.open(folder / s.sample.file) as image:
         return Tile(_beside(s, image.convert("RGB"), data), tuple(lines), mark, badge)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from metabridge.eval.benchmarks import Benchmark
     from metabridge.eval.plan import Plan
     from metabridge.eval.subjects import Subject
+    from metabridge.eval.suites import Entry, Suite
 
 SUITE = "flatland"  # unless --suite says otherwise
 PLANNED = "the folder's plan.json says what is drawn"
@@ -84,11 +85,11 @@ def evaluate(model: str, options: Options, out: Path | None, only_plan: bool) ->
 
     suite = suites.find(options.suite or SUITE)
     base = out or Path("evals") / Path(model.rpartition(":")[2]).name
+    asked = [own_options(options, entry, suite) for entry in suite.entries]
+    missing([entry.benchmark for entry in suite.entries], asked, only_plan)
     subject, done = None, []
-    for entry in suite.entries:
-        own = replace(options, suite=entry.word, rows=options.rows or entry.rows)
+    for entry, own in zip(suite.entries, asked, strict=True):
         folder = base if len(suite.entries) == 1 else base / entry.benchmark.name
-        missing(entry.benchmark, own, only_plan)
         if subject is None or model.startswith("images:"):
             subject = subject_of(model, entry.benchmark, own)
         planned = make_plan(subject, folder, own, benchmark=entry.benchmark)
@@ -109,18 +110,28 @@ def evaluate(model: str, options: Options, out: Path | None, only_plan: bool) ->
         overview(base, done, suite)
 
 
-def missing(benchmark: Benchmark, options: Options, only_plan: bool) -> None:
+def own_options(options: Options, entry: Entry, suite: Suite) -> Options:
+    """Of several benchmarks, the judge and the models are for those that have such; where none has, it is said."""
+    others = [one.benchmark for one in suite.entries]
+    judge = options.judge if entry.benchmark.judge or not any(one.judge for one in others) else None
+    known = {role for one in others for role in one.models}
+    models = [word for word in options.model if (role := word.partition("=")[0]) in entry.benchmark.models or role not in known]
+    return replace(options, suite=entry.word, rows=options.rows or entry.rows, judge=judge, model=tuple(models))
+
+
+def missing(wanted: Sequence[Benchmark], asked: Sequence[Options], only_plan: bool) -> None:
     """What stands in the way, before any work: data, licence, judge. A plan names everything at once."""
     found = []
-    for check in (data_of, judge_of):
-        try:
-            check(benchmark, options)
-        except UserError as error:
-            if not only_plan:
-                raise
-            found.append(str(error))
+    for benchmark, options in zip(wanted, asked, strict=True):
+        for check in (data_of, judge_of):
+            try:
+                check(benchmark, options)
+            except UserError as error:
+                if not only_plan:
+                    raise
+                found.append(str(error))
     if found:
-        raise UserError(f"{benchmark.name} cannot be run yet: {'; '.join(found)}")
+        raise UserError(f"{', '.join(one.name for one in wanted)} cannot be run yet: {'; '.join(found)}")
 
 
 def say_time(planned: Plan, subject: Subject, options: Options) -> None:

@@ -218,12 +218,16 @@ def score(planned: Plan, folder: Path, options: Options | None = None, subject: 
     services = services_of(planned, options, subject, folder)
     scorer = scorer_of(planned, services)
     total = sum(map(len, planned.chunks()[options.part[0] :: options.part[1]]))
-    if planned.definition.judge is not None or planned.definition.models:
-        with bar("scoring", total) as hear:
-            score_all(planned, folder, scorer, hear, options.part)
-    else:
-        score_all(planned, folder, scorer, shard=options.part)
-    return summarize(planned, folder, scorer, services)
+    try:
+        if planned.definition.judge is not None or planned.definition.models:
+            with bar("scoring", total) as hear:
+                score_all(planned, folder, scorer, hear, options.part)
+        else:
+            score_all(planned, folder, scorer, shard=options.part)
+        return summarize(planned, folder, scorer, services)
+    finally:
+        if services.judge is not None and hasattr(services.judge, "close"):
+            services.judge.close()  # wakes who waits for another try: Ctrl-C must not
 
 
 def summarize(planned: Plan, folder: Path, scorer: Scorer, services: Services) -> Evaluation:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,9 +152,8 @@ def import_results(words: Sequence[str], options: Options, out: Path | None) -> 
     if out is None or options.suite is None:
         raise UserError("import: write metabridge eval import FILE --suite NAME -o DIR")
     benchmark = benchmarks.load(options.suite)
-    planned, result = imported.result(benchmark, Path(word), data_of(benchmark, options), _layout(benchmark), out, options.images)
-    show(finished(out), replace(options, allow_incomplete=False))
-    assert planned is not None and result is not None
+    imported.take(benchmark, options.suite, Path(word), data_of(benchmark, options), _results_of(benchmark), out, options.images)
+    show(finished(out), Options())
 
 
 def parity(words: Sequence[str], options: Options, out: Path | None) -> None:
@@ -167,16 +165,24 @@ def parity(words: Sequence[str], options: Options, out: Path | None) -> None:
     done = finished(Path(folder))
     benchmark = done.plan.definition
     metric = benchmark.metrics[0]
-    official = _layout(benchmark).results(Path(file), [item for item in done.plan.items])
+    official = _results_of(benchmark).results(Path(file), [item for item in done.plan.items])
     ours = {
         (s.sample.item.group, s.sample.item.id, s.sample.k): (s.values[metric.source], s.reason)
         for s in done.scored
         if s.sample.row == "bridge" and metric.source in s.values
     }
     theirs: dict[Any, tuple[float, str]] = {key: (values[metric.source], reason) for key, values, reason in official}
-    found = comparing.parity({k: v for k, (v, _) in ours.items()}, {k: v for k, (v, _) in theirs.items()})
+    found = comparing.parity({k: v for k, (v, _) in ours.items()}, {k: v for k, (v, _) in theirs.items()}, metric.weights)
     for line in comparing.lines(found, ours, theirs):
         say(line)
+
+
+def _results_of(benchmark: Any) -> Any:
+    """The layout, where it can read what the official scorer writes."""
+    layout = _layout(benchmark)
+    if not hasattr(layout, "results"):
+        raise UserError(f"{benchmark.name}: the form of its official scorer's results is not known here; only its pictures can be exported")
+    return layout
 
 
 def _layout(benchmark: Any) -> Any:

@@ -9,14 +9,14 @@ from typing import Any
 from metabridge.bridge.errors import UserError
 
 
-def load_model(kind: Any, role: str, repo: str, device: str) -> tuple[Any, dict[str, str]]:
+def load_model(kind: Any, role: str, repo: str, device: str, **options: Any) -> tuple[Any, dict[str, str]]:
     """A frozen float32 model of the class `kind` of transformers, and what it is: repo and fingerprint."""
     import torch
 
     from metabridge.bridge.artifact import fingerprint
 
     with loading(role, repo):
-        model, found = kind.from_pretrained(repo, dtype=torch.float32, output_loading_info=True)
+        model, found = kind.from_pretrained(repo, dtype=torch.float32, output_loading_info=True, **options)
     # buffers are computed anew; weights of other shapes than the model's have raised already
     if missing := sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()}):
         raise UserError(

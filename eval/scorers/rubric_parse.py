@@ -62,6 +62,8 @@ def lines(name: str, scales: Sequence[Scale]) -> Parse:
         for scale in scales:
             for rest in _rests(plain, titles[scale.name]):
                 found.setdefault(scale.name, set()).add(_score(rest, scale))
+            if scale.name in found:
+                found[scale.name] |= _in_passing(plain, titles[scale.name])
         if not found:
             found = {called: {value} for called, value in _alone(plain, scales).items()}
         return Reading({scale.name: _one(found.get(scale.name), scale.name) for scale in scales}, reasoning(plain))
@@ -135,6 +137,11 @@ def _rests(plain: str, title: re.Pattern[str]) -> Iterator[str]:
         match = re.match(rf"{_LEAD}(?:final\s+)?{title.pattern}{_BETWEEN}([-+0-9].*)$", line, re.IGNORECASE)
         if match:
             yield match[1]
+
+
+def _in_passing(plain: str, title: re.Pattern[str]) -> set[float]:
+    """Scores that stand in the middle of a line: no answer by themselves, but a second one if they differ."""
+    return {float(digits) for digits in re.findall(rf"\b{title.pattern}\s*[:=]\s*([0-9]{{1,6}})", plain, re.IGNORECASE)}
 
 
 def _score(rest: str, scale: Scale) -> float:

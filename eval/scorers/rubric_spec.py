@@ -19,7 +19,7 @@ template: PATH                      # a text of one's own in place of the call's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,10 +86,10 @@ def read(options: Mapping[str, Any]) -> Spec:
         formulas[name] = rubric_formula.read(text, [*names, *formulas], f"{where}.values.{name}")
     decoding = {**_DECODING, **_mapping(options, "decoding", where)}
     refuse_unknown(decoding, list(_DECODING), f"{where}.decoding")
-    subsets, facet = _mapping(options, "subsets", where), _mapping(options, "facet", where)
-    for name, subset in {**subsets, **({"facet": facet} if facet else {})}.items():
-        if subset.get("value") not in (known := [*names, *formulas]):
-            raise UserError(f"{where}.{name}: {unknown(str(subset.get('value')), known, 'value')}")
+    made = [*names, *formulas]
+    subsets = {
+        name: _of_value(tree, "where", made, f"{where}.subsets.{name}") for name, tree in _mapping(options, "subsets", where).items()
+    }
     if options.get("resize", "source") != "source":
         raise UserError(f"{where}.resize: {options['resize']!r} given; source is the only size to bring a result to")
     return Spec(
@@ -97,13 +97,29 @@ def read(options: Mapping[str, Any]) -> Spec:
         formulas=formulas,
         parser=str(options.get("parser", "lines")),
         official=_mapping(options, "official", where),
-        attempts=int(options.get("attempts", 3)),
+        attempts=_attempts(options, where),
         decoding=decoding,
         subsets=subsets,
-        facet=facet,
+        facet=_of_value(options["facet"], "by", made, f"{where}.facet") if "facet" in options else {},
         resize="resize" in options,
         template=str(options.get("template") or ""),
     )
+
+
+def _attempts(tree: Mapping[str, Any], where: str, default: int = 3) -> int:
+    attempts = tree.get("attempts", default)
+    if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:
+        raise UserError(f"{where}.attempts: {attempts!r} given; it is a whole number, 1 at least")
+    return attempts
+
+
+def _of_value(tree: Any, key: str, made: Sequence[str], where: str) -> dict[str, str]:
+    """{value: one that is made, key: a key of an item's `want`}."""
+    if not isinstance(tree, Mapping) or set(tree) != {"value", key}:
+        raise UserError(f"{where}: {tree!r} given; it is a mapping of value and {key}")
+    if tree["value"] not in made:
+        raise UserError(f"{where}.value: {unknown(str(tree['value']), made, 'value')}")
+    return {name: str(value) for name, value in tree.items()}
 
 
 def _call(tree: Any, where: str) -> Call:
@@ -119,7 +135,10 @@ def _call(tree: Any, where: str) -> Call:
         if not isinstance(ends, list) or len(ends) != 2 or not ends[0] < ends[1]:
             raise UserError(f"{where}.scales.{name}: {ends!r} given; it is the lowest and the highest score, as [0, 2]")
         scales.append(Scale(name, *map(float, ends)))
-    return Call(_given(tree, "name", str, where), pictures, tuple(scales), _given(tree, "text", (str, Mapping), where))
+    text = _given(tree, "text", (str, Mapping), where)
+    if isinstance(text, Mapping) and set(text) != {"file", "prompt"}:
+        raise UserError(f"{where}.text: {dict(text)!r} given; it is text, or a mapping of file and prompt")
+    return Call(_given(tree, "name", str, where), pictures, tuple(scales), text)
 
 
 def _given(tree: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
@@ -149,4 +168,4 @@ def parser_of(spec: Spec, call: Call, compat: str) -> Parse:
 
 
 def attempts_of(spec: Spec, compat: str) -> int:
-    return int(spec.official.get("attempts", spec.attempts)) if compat == "official" else spec.attempts
+    return _attempts(spec.official, "scoring.official", spec.attempts) if compat == "official" else spec.attempts

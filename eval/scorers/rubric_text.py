@@ -16,7 +16,6 @@ from pathlib import Path
 from PIL import Image
 
 from metabridge.bridge.errors import UserError, unknown
-from metabridge.bridge.reading import refuse_unknown
 from metabridge.eval.items import Item
 from metabridge.eval.judges import Message
 from metabridge.eval.scorers.rubric_spec import Call, Spec
@@ -74,7 +73,6 @@ def _filled(text: str, item: Item) -> str:
 def _of_data(call: Call, data: Path | None) -> Texts:
     assert not isinstance(call.text, str)
     where = f"scoring.calls.{call.name}.text"
-    refuse_unknown(call.text, ["file", "prompt"], where)
     if data is None:
         raise UserError(f"{where}: {call.text['file']} lies in the benchmark's data folder, and none is given")
     path = data / call.text["file"]

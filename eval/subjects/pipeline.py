@@ -36,7 +36,7 @@ class PipelineSubject:
         self._parameters = inspect.signature(type(pipeline).__call__).parameters
         self.name = f"diffusers:{name}"
         self.identity: Mapping[str, Any] = {"kind": "diffusers", "name": name, **identity, "pipeline": self._kind}
-        self._words = {name: word for name in _SETTINGS if (word := _word(name, self._parameters))}
+        self._words = {name: word for name in _SETTINGS if (word := _word(name, self._parameters, pipeline))}
         for name in ("prompt", "generator"):
             if name not in self._parameters:
                 raise UserError(f"{self.name}: a {self._kind} takes no {name}; give a pipeline that draws from text, by a seed")
@@ -103,14 +103,15 @@ class PipelineSubject:
 _SETTINGS = ("num_inference_steps", "guidance_scale", "height", "width")
 
 
-def _word(name: str, parameters: Mapping[str, inspect.Parameter]) -> str | None:
-    """What the pipeline calls a setting; None where it has none.
-
-    Where `true_cfg_scale` stands alone, or beside a guidance_scale that is None by default, it is the one that guides.
-    """
+def _word(name: str, parameters: Mapping[str, inspect.Parameter], pipeline: Any) -> str | None:
+    """What the pipeline calls a setting; None where it has none, or one without effect."""
     own = parameters.get(name)
-    if name == "guidance_scale" and "true_cfg_scale" in parameters and (own is None or own.default is None):
-        return "true_cfg_scale"
+    if name == "guidance_scale" and "true_cfg_scale" in parameters:
+        # beside true_cfg_scale, guidance_scale is what a distilled denoiser is told; where it is None by default there is no such denoiser yet
+        if own is None or own.default is None:
+            return "true_cfg_scale"
+        if not pipeline.transformer.config.guidance_embeds:
+            return None
     return name if own is not None else None
 
 
@@ -142,7 +143,8 @@ def load(word: str, *, benchmark: Benchmark, device: str = "cpu", dtype: str | N
         raise
     # the libraries know no limit to kinds where a folder is damaged or of another age
     except (OSError, ValueError, LookupError, ImportError, AttributeError, TypeError, RuntimeError) as error:
-        advice = "the folder is incomplete or damaged" if is_local(repo) else "check the name, the network and your access to it"
+        whole = "see that the folder is whole and that all it needs is installed"
+        advice = whole if is_local(repo) else "check the name, the network and your access to it"
         raise UserError(f"diffusers:{word}: cannot be loaded ({' '.join(str(error).split())[:200]}); {advice}") from error
     pipeline.set_progress_bar_config(disable=True)
     identity = {"fingerprint": digest, "revision": revision or "main", "dtype": dtype}
@@ -156,7 +158,8 @@ def _pipeline(path: str, revision: str, dtype: torch.dtype) -> tuple[Any, str]:
 
     index = diffusers.DiffusionPipeline.load_config(path, revision=revision)
     models = {name: model for name, entry in index.items() if (model := _model(entry, path, name, revision, dtype)) is not None}
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(path, revision=revision, dtype=dtype, **models)
+    absent = {name: None for name, entry in index.items() if entry in ([None, None], (None, None))}  # diffusers wants to be told
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(path, revision=revision, dtype=dtype, **models, **absent)
     return pipeline, _fingerprint(index, pipeline.components)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,11 @@ def geneval(folder: Path) -> Path:
     data = folder / "data" / "geneval"
     path = benchmark(folder, "geneval", scoring={"scorer": "geneval", "detector": __name__, "colors": __name__}, models={})
     (data / "object_names.txt").write_text("\n".join(SHAPES) + "\n")
+    star, circle = {"class": "star", "count": 1}, {"class": "circle", "count": 1}
     rows = [
-        {"tag": "single_object", "include": [{"class": "star", "count": 1}], "prompt": "a red star"},
-        {"tag": "two_object", "include": [{"class": "star", "count": 1}, {"class": "circle", "count": 1}], "prompt": "a red star and a blue circle"},
-        {"tag": "counting", "include": [{"class": "heart", "count": 3}], "exclude": [{"class": "heart", "count": 4}], "prompt": "three hearts"},
+        {"tag": "single_object", "include": [star], "prompt": "a red star"},
+        {"tag": "two_object", "include": [star, circle], "prompt": "a red star and a blue circle"},
+        {"tag": "counting", "include": [{**star, "count": 3}], "exclude": [{**star, "count": 4}], "prompt": "three stars"},
         {"tag": "colors", "include": [{"class": "circle", "count": 1, "color": "blue"}], "prompt": "a blue circle"},
         {
             "tag": "position",
@@ -94,8 +95,9 @@ def corebench(folder: Path) -> Path:
     return path
 
 
-def wise(folder: Path) -> Path:
-    path = benchmark(folder, "wise")
+def wise(folder: Path, name: str = "wise", prompts: Sequence[str] = RIGHT) -> Path:
+    """What is to be seen is the explanation; the prompt may say it in other words."""
+    path = benchmark(folder, name)
     tree = yaml.safe_load(path.read_text())["prompts"]
     categories = {
         "culture": "Cultural knowledge",
@@ -106,11 +108,17 @@ def wise(folder: Path) -> Path:
         "chemistry": "Chemistry",
     }
     rows = [
-        {"prompt_id": first, "Prompt": RIGHT[number], "Explanation": RIGHT[number], "Category": categories[group], "Subcategory": "shapes"}
+        {
+            "prompt_id": first,
+            "Prompt": prompts[number],
+            "Explanation": RIGHT[number],
+            "Category": categories[group],
+            "Subcategory": "shapes",
+        }
         for number, (group, (first, _)) in enumerate(tree["ids"].items())
     ]
     for number, file in enumerate(tree["files"]):
-        (folder / "data/wise" / file).write_text(json.dumps(rows if number == 0 else []))
+        (folder / "data" / name / file).write_text(json.dumps(rows if number == 0 else []))
     return path
 
 

@@ -21,8 +21,12 @@ def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
     return [Item(number, ident, group, text, {}, images) for number, ((group, ident), text) in enumerate(prompts.items())]
 
 
-def small(images: int = 2, task: str = "t2i", layout: str = "", **options: Any) -> Benchmark:
-    tree = {
+def small(**changes: Any) -> Benchmark:
+    return benchmarks.parse("small", tree(**changes), "small")
+
+
+def tree(images: int = 2, task: str = "t2i", **options: Any) -> dict[str, Any]:
+    return {
         "title": "small",
         "task": task,
         "prompts": {"reader": __name__, "count": len(PROMPTS), **options},
@@ -30,14 +34,13 @@ def small(images: int = 2, task: str = "t2i", layout: str = "", **options: Any) 
         "images": images,
         "scoring": {"scorer": "flatland"},
         "metrics": [{"name": "correct"}],
-        "layout": layout,
     }
-    return benchmarks.parse("small", tree, "small")
 
 
 NOTHING: dict[str, Any] = {"num_inference_steps": None, "guidance_scale": None, "height": None, "width": None}
 
 
-def planned(benchmark: Benchmark, subject: Subject, **asked: Any) -> plan.Plan:
-    code = {"version": "0", "commit": "none"}
-    return plan.make(benchmark, subject.identity, subject.generation({**NOTHING, **asked}), code, rows=["bridge"])
+def planned(benchmark: Benchmark, subject: Subject, file: Path | None = None, **asked: Any) -> plan.Plan:
+    """`file`: where the benchmark's tree lies, for what reads the plan again."""
+    code, scoring = {"version": "0", "commit": "none"}, {"benchmark": str(file)} if file else {}
+    return plan.make(benchmark, subject.identity, subject.generation({**NOTHING, **asked}), code, rows=["bridge"], scoring=scoring)

@@ -150,6 +150,8 @@ def test_forms_that_mean_the_same(answer: str) -> None:
         ("Consistency: 1 (or 2)\nRealism: 1\nAesthetic Quality: 0", "consistency: '1 (or 2)' is no whole number of 0 to 2"),
         ("Consistency: 1\nRealism: 1\nAesthetic Quality: 0\nConsistency: 2", "consistency: 1 and 2, it is one score"),
         ("Consistency: 1, Consistency: 2\nRealism: 1\nAesthetic Quality: 0", "consistency: 1 and 2, it is one score"),
+        ("Realism: 1\nAesthetic Quality: 0\nI had Consistency: 1 in mind.\nConsistency: 2", "consistency: 1 and 2, it is one score"),
+        ("So I give Consistency: 2.\nRealism: 1\nAesthetic Quality: 0", "no score for consistency"),
         ("2\n1", "no score for consistency"),
         ("2\n1\n0\n1", "no score for consistency"),
         ("2 1 0", "no score for consistency"),

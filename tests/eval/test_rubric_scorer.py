@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 
 from metabridge.bridge.errors import UserError
 from metabridge.eval import benchmarks
 from metabridge.eval.items import Item, Services, Unscored, Verdict
 from metabridge.eval.judges import JudgeError
-from metabridge.eval.scorers import rise, rubric
+from metabridge.eval.scorers import rubric
 from tests.eval.rubric_judge import Answers, one, scorer
 
 MOONCAKE = Item(0, "1", "culture", "What is eaten at the Mid-Autumn Festival", {"explanation": "mooncakes", "subcategory": "Festival"})
@@ -232,7 +231,9 @@ def test_two_sets_of_prompts_of_one_benchmark_are_scored_alike(pair: tuple[str, 
         ({"parser": "line"}, "line: no such parser; did you mean lines? it may be one of: any_lines, json, lines"),
         ({"values": {"x": "consistency + realsm"}}, "scoring.values.x: realsm: no such score; did you mean realism?"),
         ({"calls": []}, "scoring.calls: nothing given; metabridge.eval.scorers.rubric_spec shows how it is written"),
-        ({"facet": {"by": "subcategory", "value": "wiscor"}}, "scoring.facet: wiscor: no such value; did you mean wiscore?"),
+        ({"facet": {"by": "subcategory", "value": "wiscor"}}, "scoring.facet.value: wiscor: no such value; did you mean wiscore?"),
+        ({"facet": {"value": "wiscore"}}, "scoring.facet: {'value': 'wiscore'} given; it is a mapping of value and by"),
+        ({"attempts": 0}, "scoring.attempts: 0 given; it is a whole number, 1 at least"),
         ({"resize": "512"}, "scoring.resize: '512' given; source is the only size to bring a result to"),
         ({"decoding": {"max_token": 5}}, "scoring.decoding.max_token: no such setting; did you mean max_tokens?"),
         (
@@ -259,63 +260,3 @@ def test_what_must_be_there() -> None:
     with pytest.raises(UserError) as error:
         rubric.load({**options, "official": {}}, Services(None, Answers([]), compat="official"))
     assert str(error.value).startswith("scoring.official.parser: None: no such official parser;")
-
-
-# RISEBench.
-
-
-def rise_item(data: Path, category: str, calls: list[str], **want: Any) -> Item:
-    for name in ("source.png", "reference.png"):
-        Image.new("RGB", (30 if name == "source.png" else 50, 20)).save(data / name)
-    return Item(0, "r1", category, "Draw it a year later", {"calls": calls, "reference": "a rotten banana", **want}, ("source.png",))
-
-
-def test_rise_scores_replay(test_data: Path) -> None:
-    from tests.eval.rubric_judge import golden
-
-    for row in golden(test_data, "rise_scores"):
-        given, logical = row["row"], row["row"]["category"] == rise.LOGICAL
-        scores = {"consistency": given["ApprConsistency"], "reasoning": given["Reasoning"], "plausibility": given["VisualPlausibility"]}
-        assert rise.weighted(scores, logical, "consistency_free" in given) == row["score"]
-        assert rise.right(scores, logical, bool(given.get("consistency_free"))) == bool(row["complete"])
-
-
-def test_rise_is_right_where_all_is_best(tmp_path: Path) -> None:
-    item = rise_item(tmp_path, "temporal_reasoning", ["consistency", "reasoning", "plausibility"], consistency_free=None)
-    answers = ("Good.\nFinal Score: 4", "**Final Score:** 5/5", "Final Score: 5")
-    made, judge = scorer("rise", *answers, data=tmp_path)
-    verdict = one(made, item)
-    assert isinstance(verdict, Verdict)
-    assert verdict.values == {"accuracy": 0.0, "score": 0.3 * 4 + 0.5 * 5 + 0.2 * 5}
-    assert verdict.facets == {"appearance consistency": (0.75, 1), "instruction reasoning": (1, 1), "visual plausibility": (1, 1)}
-    assert [len(shown) for shown in judge.pictures()] == [2, 1, 1] and "a rotten banana" in judge.texts()[1]
-    assert judge.requests[0].max_side == 768
-    official = one(scorer("rise", *answers, data=tmp_path, compat="official")[0], item)
-    assert isinstance(official, Verdict) and official.values == {"accuracy": 0.0, "score": 5.0}  # an empty consistency_free counts as one
-
-
-def test_rise_without_consistency(tmp_path: Path) -> None:
-    item = rise_item(tmp_path, "causal_reasoning", ["reasoning_source", "plausibility"], consistency_free=True)
-    made, judge = scorer("rise", "Final Score: 5", "Final Score: 5", data=tmp_path)
-    verdict = one(made, item)
-    assert isinstance(verdict, Verdict) and verdict.values == {"accuracy": 100.0, "score": 5.0}
-    assert rise.calls(benchmarks.load("rise").scorer_options, item) == len(judge.requests) == 2
-
-
-def test_rise_logical_is_yes_or_no_beside_the_reference(tmp_path: Path) -> None:
-    calls = ["consistency_logical_picture", "reasoning_logical_picture"]
-    item = rise_item(tmp_path, "logical_reasoning", calls, source="reference.png")
-    made, judge = scorer("rise", "Final Score: 1", "Final Score: 0", data=tmp_path)
-    verdict = one(made, item)
-    assert isinstance(verdict, Verdict)
-    assert verdict.values == {"accuracy": 0.0, "score": max(1.0, 0.5 * (0.3 * 5 + 0.7 * 1))}
-    assert [picture.size for picture in judge.pictures()[0]] == [(50, 20), (8, 8)]
-    assert isinstance(one(scorer("rise", *["Final Score: 5"] * 3, data=tmp_path)[0], item), Unscored)  # 5 is neither yes nor no
-
-
-def test_the_calls_of_rise_are_what_its_reader_names() -> None:
-    text = (Path(__file__).parents[2] / "eval/readers/rise.py").read_text()
-    named = [
-        call["name"] for call in yaml.safe_load((Path(__file__).parents[2] / "eval/benchmarks/rise.yaml").read_text())["scoring"]["calls"]
-    ]
-    assert all(f'"{name}"' in text for name in named)

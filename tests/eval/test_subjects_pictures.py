@@ -17,7 +17,7 @@ from metabridge.eval.generate import DRAWN, drawn, generate
 from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK
 from metabridge.eval.subjects import pictures
 from tests.eval.oracle import CODE, Oracle
-from tests.eval.small_benchmark import NOTHING, PROMPTS, planned, small
+from tests.eval.small_benchmark import NOTHING, PROMPTS, planned, small, tree
 
 KEYS = [(group, ident, k) for group, ident in PROMPTS for k in range(2)]
 
@@ -101,9 +101,9 @@ def test_pictures_of_other_prompts_are_refused(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     filled(source)
     evaluate(source, out)
-    tree = json.loads((out / "plan.json").read_text())
-    tree["items"][1]["text"] = "a grey dog"
-    (out / "plan.json").write_text(json.dumps(tree))
+    made = json.loads((out / "plan.json").read_text())
+    made["items"][1]["text"] = "a grey dog"
+    (out / "plan.json").write_text(json.dumps(made))
     with pytest.raises(UserError) as caught:
         pictures.load(str(out), benchmark=small())
     assert str(caught.value) == (
@@ -176,10 +176,12 @@ def test_a_whole_chunk_without_pictures_does_not_end_the_run(tmp_path: Path) -> 
 
 
 def test_a_mended_folder_is_another_subject(tmp_path: Path) -> None:
-    source, out = tmp_path / "source", tmp_path / "out"
+    source, out, file = tmp_path / "source", tmp_path / "out", tmp_path / "small.yaml"
+    file.write_text(json.dumps(tree()))  # which is YAML, too
     filled(source)
-    before = pictures.load(str(source), benchmark=small()).identity["fingerprint"]
-    evaluate(source, out)
+    subject = pictures.load(str(source), benchmark=small())
+    before = subject.identity["fingerprint"]
+    plan.save(planned(small(), subject, file), out)
     noise(99).save(source / "unrelated.png")
     shutil.copytree(source, tmp_path / "moved")
     assert pictures.load(str(tmp_path / "moved"), benchmark=small()).identity["fingerprint"] == before
@@ -187,7 +189,7 @@ def test_a_mended_folder_is_another_subject(tmp_path: Path) -> None:
     after = pictures.load(str(source), benchmark=small())
     assert after.identity["fingerprint"] != before
     with pytest.raises(UserError, match=f"holds another evaluation: its images fingerprint is {before[:16]}, asked for is "):
-        plan.save(planned(small(), after), out)
+        plan.save(planned(small(), after, file), out)
     (source / "cat-1.png").unlink()
     assert pictures.load(str(source), benchmark=small()).identity["fingerprint"] not in (before, after.identity["fingerprint"])
 

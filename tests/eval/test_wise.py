@@ -44,10 +44,16 @@ CATEGORY = {
 
 def rows(ids: dict[str, tuple[int, int]]) -> list[dict[str, Any]]:
     return [
-        {"Prompt": f"prompt {number}", "Explanation": f"shows {number}", "Category": CATEGORY[group], "Subcategory": f"{group} {number % 3}", "prompt_id": number}
+        {
+            "Prompt": f"prompt {number}",
+            "Explanation": f"shows {number}",
+            "Category": CATEGORY[group],
+            "Subcategory": f"{group} {number % 3}",
+            "prompt_id": number,
+        }
         for group, (first, last) in ids.items()
         for number in range(first, last + 1)
-    ]  # fmt: skip
+    ]
 
 
 def write(folder: Path, files: dict[str, Any]) -> Path:
@@ -152,7 +158,7 @@ def test_a_folder_of_something_else(items: list[Item], tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         layout.pictures(items, tmp_path)
     assert str(error.value) == f"{tmp_path}: no picture of 1000 prompts there; give one that holds 1.png, 2.png and so on"
-    with pytest.raises(UserError, match="no such folder; give one that holds 1.png"):
+    with pytest.raises(UserError, match=r"no such folder; give one that holds 1\.png"):
         layout.pictures(items, tmp_path / "none")
     with pytest.raises(UserError, match="1: more than one picture; this layout has one a prompt"):
         layout.export([(items[0], 1, tmp_path / "a.png")], tmp_path / "out")

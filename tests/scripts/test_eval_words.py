@@ -47,7 +47,7 @@ def test_words(metabridge: Command, words: list[str], line: str) -> None:
 
 def test_a_plan_names_all_that_is_missing(metabridge: Command, tmp_path: Path) -> None:
     line = refused(metabridge, "plan", "flatland", "--suite", "wise", "--data", tmp_path / "data")
-    assert line.startswith("wise cannot be run yet: wise: its data is not fetched before you accept its licence (none stated by WISE")
+    assert line.startswith("wise cannot be run yet: wise: its data is not fetched before you accept its licence (none stated")
     assert (
         "give --accept-licence wise" in line and "--judge: wise is scored by a judge; give --judge URL#MODEL (official: gpt-4o-2024" in line
     )
