@@ -35,6 +35,8 @@ class Gaussian:
 
 def distance(a: Gaussian, b: Gaussian) -> float:
     """`a` is the one whose root is kept, so the reference where it is measured against several sets."""
+    if a.mean.shape != b.mean.shape:
+        raise UserError(f"fid: features of {len(b.mean)} numbers, the reference is of {len(a.mean)}; give one made by the same network")
     shift = a.mean - b.mean
     shared = np.linalg.eigvalsh(a.root.T @ b.covariance @ a.root)
     return float(shift @ shift + np.trace(a.covariance) + np.trace(b.covariance) - 2 * np.sqrt(shared.clip(0)).sum())

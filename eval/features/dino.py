@@ -1,4 +1,7 @@
-"""DINO's picture embedding: the class token after the last norm. Pictures as in DINO's own evaluation: short side to 256, the middle 224."""
+"""DINO's picture embedding: the class token after the last norm.
+
+Pictures as in DINO's own evaluation: short side to 256 bicubic, the middle 224.
+"""
 
 from __future__ import annotations
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from metabridge.bridge.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def read(path: Path, what: str) -> Image.Image:
+    """A picture of a data folder; `what` it is, for who has to mend it."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: {what} that cannot be read ({' '.join(str(error).split())}); put it there again") from error
 
 
 def short_side(image: Image.Image, side: int) -> Image.Image:

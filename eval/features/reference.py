@@ -19,12 +19,12 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from PIL import Image
 
 from metabridge.bridge.errors import UserError
 from metabridge.eval import store
 from metabridge.eval.features import Encoder
 from metabridge.eval.features.known import check
+from metabridge.eval.features.pixels import read
 from metabridge.eval.fid import Gaussian, Moments
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ def _moments(folder: Path, files: Sequence[str], kept: Path, made: str, encoder:
     whole: Moments | None = None
     with ThreadPoolExecutor(READERS) as readers:
         for number, start in enumerate(range(0, len(files), BATCH)):
-            part = Moments.of(encoder.images(list(readers.map(_picture, [folder / file for file in files[start : start + BATCH]]))))
+            images = readers.map(lambda file: read(folder / file, "a reference picture"), files[start : start + BATCH])
+            part = Moments.of(encoder.images(list(images)))
             whole = part if whole is None else whole + part
             if number % SAID == SAID - 1:
                 log.warning("reference: %d of %d pictures", start + BATCH, len(files))
@@ -107,16 +108,6 @@ def _moments(folder: Path, files: Sequence[str], kept: Path, made: str, encoder:
     except UserError as error:  # a shared folder may be read-only
         log.warning("reference: its moments are not kept, so every run looks at its pictures again (%s)", error)
     return gaussian
-
-
-def _picture(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path}: a reference picture that cannot be read ({' '.join(str(error).split())}); unpack the set again"
-        ) from error
 
 
 def _of_file(path: Path, encoder: Encoder) -> Reference:

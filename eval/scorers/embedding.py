@@ -22,6 +22,7 @@ from PIL import Image
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.reading import refuse_unknown
 from metabridge.eval.features import Encoder, TextEncoder
+from metabridge.eval.features.pixels import read
 from metabridge.eval.items import Item, Services, Verdict
 
 PARSER = 1  # raise when a value is computed otherwise
@@ -109,7 +110,7 @@ class Embedding:
         if not files or self.data is None:
             raise UserError(f"scoring.measures: {item.group}/{item.id} has no real pictures to be compared with; its reader names none")
         if lacking := [file for file in files if (role, file) not in self._real]:
-            found = _unit(self.encoders[role].images([_picture(self.data / file) for file in lacking]))
+            found = _unit(self.encoders[role].images([read(self.data / file, "a real picture") for file in lacking]))
             self._real.update(zip([(role, file) for file in lacking], found, strict=True))
         return np.stack([self._real[role, file] for file in files])
 
@@ -127,11 +128,3 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 def _far(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.linalg.norm(a - b) > 1e-6)  # not where one is NaN
-
-
-def _picture(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: a real picture that cannot be read ({' '.join(str(error).split())}); mend it") from error

@@ -107,7 +107,7 @@ def _word(name: str, parameters: Mapping[str, inspect.Parameter], pipeline: Any)
     """What the pipeline calls a setting; None where it has none, or one without effect."""
     own = parameters.get(name)
     if name == "guidance_scale" and "true_cfg_scale" in parameters:
-        # beside true_cfg_scale, guidance_scale is what a distilled denoiser is told; where it is None by default there is no such denoiser yet
+        # guidance_scale is then what a distilled denoiser is told; where it is None by default there is no such denoiser yet
         if own is None or own.default is None:
             return "true_cfg_scale"
         if not pipeline.transformer.config.guidance_embeds:

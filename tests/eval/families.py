@@ -6,6 +6,7 @@ Each is the shipped YAML file with prompts of our own in the benchmark's own for
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from metabridge.eval.detect import Detection
 from metabridge.eval.detect import flatland as checker
 from metabridge.eval.items import Services
 from metabridge.eval.judges.canary import CANARIES
+from metabridge.training.flatland import world
 from metabridge.training.flatland.world import COLORS, SHAPES
 from tests.eval.judge_server import Reply, Seen, says
 
@@ -119,6 +121,21 @@ def wise(folder: Path, name: str = "wise", prompts: Sequence[str] = RIGHT) -> Pa
     ]
     for number, file in enumerate(tree["files"]):
         (folder / "data" / name / file).write_text(json.dumps(rows if number == 0 else []))
+    return path
+
+
+def imgedit(folder: Path) -> Path:
+    """An edit of each type, of a picture of a blue square; the judge's texts stand in the data, as officially."""
+    path = benchmark(folder, "imgedit")
+    data = folder / "data/imgedit"
+    sources = data / "Benchmark/singleturn"
+    sources.mkdir(parents=True, exist_ok=True)
+    world.draw(world.arrange(random.Random(0), [("blue", "square")])).save(sources / "square.png")
+    rows = {str(n): {"id": "square.png", "prompt": RIGHT[n % 6], "edit_type": kind} for n, kind in enumerate(_groups(path))}
+    (data / "basic_edit.json").write_text(json.dumps(rows))
+    (data / "prompts.json").write_text(
+        json.dumps({kind: "Rate the edit <edit_prompt> from 1 to 5, three times." for kind in _groups(path)})
+    )
     return path
 
 

@@ -260,3 +260,11 @@ def test_what_must_be_there() -> None:
     with pytest.raises(UserError) as error:
         rubric.load({**options, "official": {}}, Services(None, Answers([]), compat="official"))
     assert str(error.value).startswith("scoring.official.parser: None: no such official parser;")
+
+
+def test_a_judge_that_does_not_see_is_refused_before_the_first_picture() -> None:
+    made, judge = scorer("wise", "yes", "no")
+    made.check()
+    assert len(judge.requests) == 2
+    with pytest.raises(UserError, match=r"judge judge-1: says yes to .* so it does not see pictures, and nothing was scored"):
+        scorer("wise", "yes", "yes")[0].check()

@@ -68,6 +68,19 @@ def test_a_rubric_judged(metabridge: Command, tmp_path: Path) -> None:
     assert result["differences"]["think - implicit"]["score"]["wiscore"]["overall"]["value"] <= 0
 
 
+def test_edits_judged_beside_their_source(metabridge: Command, tmp_path: Path) -> None:
+    with JudgeServer(families.judge(lambda right: f"Compliance: {5 if right else 1}\nNaturalness: 4\nIntegrity: 3")) as server:
+        result = evaluate(metabridge, families.imgedit(tmp_path), "--judge", server.word)
+        judged = [seen for seen in server.seen if "Rate the edit" in seen.text]
+        assert len(judged) == 9 and {len(seen.images) for seen in judged} == {2}
+    cells = result["scores"]["score"]["score"]
+    assert {round(cells[kind]["value"], 2) for kind in cells if kind != "overall"} <= {4.0, 2.67}  # 5 or 1, 4 and 3
+    with Image.open("out/sheets/bridge-add.png") as sheet:
+        assert sheet.width > 150
+    export = metabridge("eval", "export", "out", "-o", "official")
+    assert export[0] == 0, export[2]
+
+
 def test_text_read_by_a_judge(metabridge: Command, tmp_path: Path) -> None:
     with JudgeServer(families.judge(lambda right: "three one one")) as server:
         result = evaluate(metabridge, families.longtext(tmp_path), "--judge", server.word)

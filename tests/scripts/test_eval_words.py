@@ -90,3 +90,11 @@ def test_every_suite_names_what_there_is() -> None:
 def test_the_page_lists_the_benchmarks_as_they_are() -> None:
     page = (DOCS / "evaluation.md").read_text(encoding="utf-8")
     assert "\n".join(eval_docs.lines()) in page, "run: python -m metabridge.scripts.eval_docs docs"
+
+
+@pytest.mark.parametrize("name", ["t2i_corebench", "longtext_en", "longtext_zh"])
+def test_the_calls_of_a_judge_are_counted(name: str, test_data: Path) -> None:
+    one = benchmarks.load(name)
+    assert one.data is not None and one.judge is not None
+    items = one.items(test_data / "bench_data" / one.data.folder)
+    assert sum(one.scorer_module().calls(one.scorer_options, item) for item in items) * one.images == one.judge.calls
