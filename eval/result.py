@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def summarize(
     benchmark = plan.definition
     return {
         "schema": SCHEMA,
-        "variant": variant(benchmark, scoring),
+        "variant": variant(benchmark, scoring, seen),
         **_tables(plan, seen, services),
         **({"held_out": _tables(plan, held_out, services)} if held_out else {}),
         "pictures": {state: states.count(state) for state in (OK, MODEL_ERROR, INFRA_ERROR)},
@@ -41,9 +42,13 @@ def summarize(
     }
 
 
-def variant(benchmark: Benchmark, scoring: Mapping[str, Any]) -> str:
-    """The name under which numbers may be compared: geneval/m2f-hf, wise_verified/Qwen3.5-35B-A3B."""
-    return f"{benchmark.name}/{scoring['variant']}"
+def variant(benchmark: Benchmark, scoring: Mapping[str, Any], scored: Sequence[Scored]) -> str:
+    """The name under which numbers may be compared: geneval/m2f-hf, wise_verified/Qwen3.5-35B-A3B.
+
+    A number of a whole set is biased by the set's size, which is part of its name.
+    """
+    size = max(Counter(s.sample.row for s in scored).values(), default=0)
+    return f"{benchmark.name}/{scoring['variant']}" + (f" N={size}" if any(m.within == "set" for m in benchmark.metrics) else "")
 
 
 def write(result: dict[str, Any], folder: Path) -> None:
@@ -91,10 +96,20 @@ def group(
     if metric.within == "set":
         return {"overall": _of_set(scored, metric, benchmark, services)}
     clusters = _clusters(scored, metric, values or (lambda s: values_of(s, metric, benchmark)))
+    empty = [name for name, prompts in clusters.items() if _counts_nothing(prompts)]
+    clusters = {name: prompts for name, prompts in clusters.items() if name not in empty}
+    if not clusters:
+        return {}
     guesses = [chance[name] for name in clusters if name in chance]
     mean_chance = sum(guesses) / len(guesses) if len(guesses) == len(clusters) else None
     cells = {name: _cell({name: prompts}, metric, chance.get(name)) for name, prompts in clusters.items()}
-    return {"overall": _cell(clusters, metric, mean_chance), **cells}
+    overall = _cell(clusters, metric, mean_chance)
+    return {"overall": {**overall, "without": empty} if empty else overall, **cells}
+
+
+def _counts_nothing(prompts: Mapping[str, Sequence[stats.Picture]]) -> bool:
+    """Whether a ratio has nothing below its line: no item of a subset, no answer that an official parser takes."""
+    return all(picture is not None and not picture[1] for pictures in prompts.values() for picture in pictures)
 
 
 def values_of(s: Scored, metric: Metric, benchmark: Benchmark) -> Mapping[str, float] | None:
@@ -154,6 +169,10 @@ def differences(first: Sequence[Scored], second: Sequence[Scored], metric: Metri
     if not first or not second:
         return {}
     a, b = (_clusters(scored, metric, lambda s: values_of(s, metric, benchmark)) for scored in (first, second))
+    empty = [name for name in a if _counts_nothing(a[name]) or _counts_nothing(b[name])]
+    a, b = ({name: prompts for name, prompts in side.items() if name not in empty} for side in (a, b))
+    if not a:
+        return {}
     return {"overall": _difference(a, b, metric), **{name: _difference({name: a[name]}, {name: b[name]}, metric) for name in a}}
 
 

@@ -200,4 +200,14 @@ def warnings(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"Incomplete: {pictures['infra_error']} of {total} pictures are not scored. Run the same command again to finish.")
     if pictures["model_error"]:
         lines.append(f"{pictures['model_error']} of {total} pictures had NaN or infinite pixels; they count as wrong.")
+    empty = sorted(_without(result["scores"]))
+    if empty:
+        lines.append(f"Nothing to count in {', '.join(empty)}: not in every overall number.")
     return [*lines, *result.get("judged", {}).get("warnings", [])]
+
+
+def _without(tree: Mapping[str, Any]) -> set[str]:
+    """Groups that some overall number had to leave out."""
+    if "without" in tree:
+        return set(tree["without"])
+    return set().union(*(_without(below) for below in tree.values() if isinstance(below, Mapping)), set())

@@ -67,7 +67,9 @@ def _read(path: Path) -> tuple[dict[str, str], tuple[list[str], list[str]]]:
         else:
             raise UserError(f"{path}: line {number}: {line[:60]!r} is neither a subject with its class nor a prompt; fetch the data again")
     if not subjects or not all(prompts.values()):
-        raise UserError(f"{path}: {len(subjects)} subjects, {' and '.join(str(len(p)) for p in prompts.values())} prompts; fetch the data again")
+        raise UserError(
+            f"{path}: {len(subjects)} subjects, {' and '.join(str(len(p)) for p in prompts.values())} prompts; fetch the data again"
+        )
     return subjects, (prompts["Object Prompts"], prompts["Live Subject Prompts"])
 
 

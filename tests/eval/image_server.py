@@ -7,7 +7,6 @@ import email.parser
 import email.policy
 import io
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -161,9 +160,7 @@ def _handler(server: ImageServer) -> type[BaseHTTPRequestHandler]:
                 server.count(-1)
 
         def answer(self, reply: Reply) -> None:
-            until = time.monotonic() + reply.delay
-            while time.monotonic() < until and not server.stopped.is_set():
-                server.stopped.wait(until - time.monotonic())
+            server.stopped.wait(reply.delay)
             if reply.status == 0:
                 self.close_connection = True
                 return

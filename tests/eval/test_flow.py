@@ -13,7 +13,7 @@ from PIL import Image
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.pipeline import PipelineOutput
-from metabridge.eval import benchmarks, plan, report, result, score, store
+from metabridge.eval import benchmarks, plan, report, result, score, store, tables
 from metabridge.eval.generate import DRAWN, generate
 from metabridge.eval.items import Services
 from tests.eval.oracle import BRIDGE, CODE, GENERATION, Oracle
@@ -230,3 +230,23 @@ def test_records_survive_a_torn_line_but_not_a_bad_one(tmp_path: Path) -> None:
     path.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
     with pytest.raises(UserError, match="line 2 is no JSON"):
         store.read(path)
+
+
+def test_a_group_with_nothing_to_count_is_left_out_and_named() -> None:
+    """A ratio over a subset of which a group has no item: no cell, not in the overall number, and the reader is told."""
+    longtext = benchmarks.load("longtext_en")
+    metric = longtext.metrics[0]
+    groups = list(longtext.groups)[:3]
+
+    def scored(group: str, points: float, of: float) -> score.Scored:
+        sample = plan.Sample("bridge", benchmarks.Item(0, "0", group, "x", {}), 0, 0)
+        return score.Scored(sample, "ok", {metric.source: points, f"{metric.source}.of": of}, "", None)
+
+    rows = [scored(groups[0], 1, 2), scored(groups[1], 0, 0), scored(groups[2], 1, 1)]
+    found = result.group(rows, metric, longtext, {})
+    assert groups[1] not in found and found["overall"]["without"] == [groups[1]]
+    assert found["overall"]["value"] == pytest.approx(2 / 3 if metric.weights == "prompts" else 0.75, abs=1e-6)
+    assert result.differences(rows, rows, metric, longtext).keys() == found.keys()
+    assert tables.warnings({"pictures": {"infra_error": 0, "model_error": 0}, "scores": {"score": found}}) == [
+        f"Nothing to count in {groups[1]}: not in every overall number."
+    ]
