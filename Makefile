@@ -1,6 +1,6 @@
 # make demo   train a small connector on Flatland, draw with it, score it: demo/report.html
 # make test   format, lint, types, tests
-# make soak   every case of the adapters' contracts, of which test runs one a family; a training killed at fifty points
+# make soak   every case of the adapters' contracts, of which test runs one a family; a training killed at fifty points, an evaluation at twenty
 # Each does all set-up on a fresh machine, and nothing twice.
 
 PYTHON ?= python3
@@ -25,7 +25,7 @@ test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile --durations=10 --cov=metabridge.bridge --cov-report=term --cov-fail-under=90
 
 soak: $(INSTALLED)
-	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile --durations=10 -m 'soak or not soak' tests/adapters tests/training
+	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile --durations=10 -m 'soak or not soak' tests/adapters tests/training tests/scripts/test_eval_kills.py
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("metabridge needs Python 3.11 or newer; make PYTHON=/path/to/it")'

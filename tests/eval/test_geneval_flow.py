@@ -29,6 +29,7 @@ WRONG = {  # of a tag's first two prompts, two pictures each: (prompt, picture) 
 class Painter:
     """Draws scenes of known answer."""
 
+    alone = True
     identity: Mapping[str, Any] = {"kind": "painter", "name": "painter", "fingerprint": "0" * 64}
 
     def __init__(self, first: Mapping[str, int]) -> None:
