@@ -28,9 +28,10 @@ class Gaussian:
 
     @cached_property
     def root(self) -> np.ndarray:
-        """L [D, D] with L L^T = covariance."""
+        """L [D, rank] with L L^T = covariance."""
         values, vectors = np.linalg.eigh(self.covariance)
-        return np.asarray(vectors * np.sqrt(values.clip(0)))  # below 0 by rounding
+        known = values > len(values) * np.finfo(values.dtype).eps * values.max()  # what is smaller is rounding
+        return np.asarray(vectors[:, known] * np.sqrt(values[known]))
 
 
 def distance(a: Gaussian, b: Gaussian) -> float:
@@ -39,7 +40,8 @@ def distance(a: Gaussian, b: Gaussian) -> float:
         raise UserError(f"fid: features of {len(b.mean)} numbers, the reference is of {len(a.mean)}; give one made by the same network")
     shift = a.mean - b.mean
     shared = np.linalg.eigvalsh(a.root.T @ b.covariance @ a.root)
-    return float(shift @ shift + np.trace(a.covariance) + np.trace(b.covariance) - 2 * np.sqrt(shared.clip(0)).sum())
+    found = shift @ shift + np.trace(a.covariance) + np.trace(b.covariance) - 2 * np.sqrt(shared.clip(0)).sum()
+    return max(float(found), 0.0)  # by rounding, where both are the same
 
 
 @dataclass(frozen=True)

@@ -54,17 +54,16 @@ class Address:
         return f"{self.base}/{path}{self.query and '?' + self.query}"
 
 
-def parse(word: str, kind: str, paths: Sequence[str], variable: str) -> Address:
-    """`word`: URL#MODEL, where the URL may end in one of `paths`. `variable`: where a key belongs, which never stands in an address."""
-    form = f"write {kind}URL#MODEL, as {kind}https://api.example.com/v1#model"
+def parse(word: str, kind: str, form: str, paths: Sequence[str], variable: str) -> Address:
+    """`word`: URL#MODEL, where the URL may end in one of `paths`; a user writes it as `form` shows. `variable`: where a key belongs."""
     place, _, model = word.partition("#")
     try:
         url = urlsplit(place)
         _ = url.port  # read only when asked for
     except ValueError:  # whose text repeats parts of the address
-        raise UserError(f"{kind}: no address given; {form}") from None
+        raise UserError(f"{kind}: no address given; write {form}") from None
     if url.scheme not in ("http", "https") or not url.hostname or any(character.isspace() for character in place):
-        raise UserError(f"{kind}: no address given; {form}")
+        raise UserError(f"{kind}: no address given; write {form}")
     host = url.netloc.rpartition("@")[2]
     # what stands in an address ends up in plans, results and the history of a shell
     if "@" in url.netloc:
@@ -72,7 +71,7 @@ def parse(word: str, kind: str, paths: Sequence[str], variable: str) -> Address:
     if names := sorted({name for name, _ in parse_qsl(url.query, keep_blank_values=True)} - _QUERY):
         raise UserError(f"{kind} at {host}: the address has ?{names[0]}=, which may be a secret; put the key into {variable} instead")
     if not model.strip():
-        raise UserError(f"{kind} at {host}: says no model; {form}")
+        raise UserError(f"{kind} at {host}: says no model; write {form}")
     path = url.path.rstrip("/")
     for end in paths:
         path = path.removesuffix(f"/{end}")
@@ -114,7 +113,7 @@ class Client:
         for client in (self._client, self._strange):
             weakref.finalize(self, client.close)
         self._lock, self._closed = Lock(), Event()
-        self._sleep = sleep or self._closed.wait
+        self._sleep = self._closed.wait if sleep is None else sleep
         self._given_up, self._calls, self._most = 0, 0, max_calls
         if self._key:
             log.info("%s: the key in %s is sent", self.name, self._key.variable)
@@ -140,12 +139,12 @@ class Client:
             retry=retry_if_exception_type(Again),
             stop=_enough,
             wait=_pause,
-            sleep=self._sleep,
+            sleep=self._sleep,  # type: ignore[arg-type]  # what it returns is not looked at
             before_sleep=self._tell,
             reraise=True,
         )
         try:
-            answer = retrying(self._try, send, read, counted)
+            answer: T = retrying(self._try, send, read, counted)
         except Again as error:
             raise self._give_up(error, retrying.statistics["attempt_number"]) from error
         except Stop as error:
@@ -247,4 +246,5 @@ def _pause(state: RetryCallState) -> float:
     assert isinstance(error, Again)
     if error.after:
         return min(error.after, LONGEST_WAIT)
-    return min(PAUSE * 2 ** (state.attempt_number - 1), LONGEST_PAUSE) + random.uniform(0, PAUSE)
+    doubled: float = PAUSE * 2 ** (state.attempt_number - 1)
+    return min(doubled, LONGEST_PAUSE) + random.uniform(0, PAUSE)

@@ -114,6 +114,7 @@ def make(
         "benchmark": {
             "name": benchmark.name,
             "version": benchmark.version,
+            "prompt_set": benchmark.prompt_set,
             "data_sha256": data_hash(items),
             "prompts": prompts,
             "images_per_prompt": images,

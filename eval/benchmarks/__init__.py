@@ -119,6 +119,7 @@ class Benchmark:
     data: DataSpec | None = None
     judge: JudgeNeed | None = None
     models: Mapping[str, str] = field(default_factory=dict)
+    prompt_set: str = "raw"  # or what was done to the official prompts: rewritten
     official_seed: int | None = None
     layout: str = ""  # module of metabridge.eval.layouts: the official folder layout
     facets: str = ""
@@ -173,7 +174,7 @@ def load(name: str) -> Benchmark:
 
 
 _KEYS = (
-    "title task version prompts groups parts images seed data scoring judge models metrics layout facets badge badge_note published notes"
+    "title task version prompt_set prompts groups parts images seed data scoring judge models metrics layout facets badge badge_note published notes"
 ).split()
 
 
@@ -216,6 +217,7 @@ def parse(name: str, tree: Any, where: str) -> Benchmark:
         data=DataSpec.parse(tree["data"], f"{where}.data") if "data" in tree else None,
         judge=_record(JudgeNeed, tree["judge"], f"{where}.judge") if "judge" in tree else None,
         models=dict(tree.get("models") or {}),
+        prompt_set=tree.get("prompt_set", "raw"),
         official_seed=(tree.get("seed") or {}).get("official"),
         layout=tree.get("layout", ""),
         facets=tree.get("facets", ""),

@@ -126,7 +126,7 @@ def _of_file(path: Path, encoder: Encoder) -> Reference:
 def _arrays(path: Path) -> tuple[Gaussian, int | None, str | None]:
     """mu [D] and sigma [D, D], and what else one of our own files says."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             mean, covariance = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
             n = int(arrays["n"]) if "n" in arrays else None
             made = str(arrays["made"]) if "made" in arrays else None

@@ -79,5 +79,5 @@ def _tree(path: Path) -> Mapping[str, Any]:
 
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     if not isinstance(row.get(key), str) or not row[key].strip():
-        raise UserError(f"{where}: {key}: {kind_of(row.get(key))} given; it is text")
+        raise UserError(f"{where}: {key}: {kind_of(row.get(key))} given; it is text, and not blank")
     return " ".join(row[key].split())

@@ -29,6 +29,7 @@ from metabridge.eval.subjects.pictures import Unreadable, decoded
 log = logging.getLogger(__name__)
 
 VARIABLES = ("METABRIDGE_IMAGE_KEY", "OPENAI_API_KEY")  # the first that is set counts
+FORM = "endpoint:URL#MODEL, as endpoint:https://api.example.com/v1#model"
 GENERATIONS, EDITS = "images/generations", "images/edits"
 CONCURRENCY, TIMEOUT = 4, 300.0  # seconds to wait for a picture
 _SIZE = ("height", "width")
@@ -71,7 +72,7 @@ class EndpointSubject:
         refuse_rows(samples)
         pool = ThreadPoolExecutor(self._concurrency)
         try:
-            drawings = list(pool.map(lambda one: self._drawing(*one, settings), zip(samples, images, strict=True)))
+            drawings = list(pool.map(lambda sample, own: self._drawing(sample, own, settings), samples, images))
         except BaseException:
             self._client.close()
             raise
@@ -83,6 +84,8 @@ class EndpointSubject:
                 or f"{self._client.name}: none of {len(drawings)} pictures could be had, the first: {drawings[0].reason}; "
                 "when that is mended, run the same command again: what is done stays done"
             )
+        if self._client.stopped:
+            log.warning("%s", self._client.stopped)
         return drawings
 
     def _drawing(self, sample: Sample, images: Sequence[Image.Image], settings: Mapping[str, Any]) -> Drawing:
@@ -169,7 +172,7 @@ def load(
     sleep: Callable[[float], object] | None = None,
 ) -> EndpointSubject:
     """URL#MODEL. `timeout`: seconds to wait for a picture. `max_calls`: pictures asked for, repeated ones among them."""
-    address = parse(word, "endpoint:", (GENERATIONS, EDITS), VARIABLES[0])
+    address = parse(word, "endpoint", FORM, (GENERATIONS, EDITS), VARIABLES[0])
     client = Client("endpoint", address, VARIABLES, concurrency=concurrency, timeout=timeout, max_calls=max_calls, sleep=sleep)
     identity = {
         # an endpoint shows no weights: another model under the same name cannot be told from it

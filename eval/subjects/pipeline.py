@@ -46,6 +46,8 @@ class PipelineSubject:
         given = {"self", "prompt"} if benchmark.task == "t2i" else {"self", "prompt", "image"}
         if "image" in given and "image" not in self._parameters:
             raise UserError(self._takes_no_picture)
+        if self._pipeline.components.get("text_encoder", self) is None:
+            raise UserError(f"{self.name}: a {self._kind} without its text encoder cannot read prompts; give the whole pipeline")
         wanted = [
             name
             for name, parameter in self._parameters.items()
@@ -159,7 +161,7 @@ def _pipeline(path: str, revision: str, dtype: torch.dtype) -> tuple[Any, str]:
     index = diffusers.DiffusionPipeline.load_config(path, revision=revision)
     models = {name: model for name, entry in index.items() if (model := _model(entry, path, name, revision, dtype)) is not None}
     absent = {name: None for name, entry in index.items() if entry in ([None, None], (None, None))}  # diffusers wants to be told
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(path, revision=revision, dtype=dtype, **models, **absent)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(path, revision=revision, dtype=dtype, **models, **absent)  # type: ignore[no-untyped-call]
     return pipeline, _fingerprint(index, pipeline.components)
 
 

@@ -139,6 +139,22 @@ def imgedit(folder: Path) -> Path:
     return path
 
 
+def fid(folder: Path) -> Path:
+    """Twelve prompts of the bridge against twelve renderings; as MJHQ lays them out."""
+    path = benchmark(folder, "mjhq_fid", scoring={"scorer": "distribution", "resize": "none", "measures": ["clip_score"]})
+    data = folder / "data/mjhq_fid"
+    rows = {}
+    for number in range(12):
+        category = _groups(path)[number % 2]
+        rows[f"p{number}"] = {"category": category, "prompt": RIGHT[number % 6]}
+        picture = data / "mjhq30k_imgs" / category / f"p{number}.jpg"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        color, shape = RIGHT[number % 6].split()[1:]
+        world.draw(world.arrange(random.Random(number), [(color, shape)])).save(picture)
+    (data / "meta_data.json").write_text(json.dumps(rows))
+    return path
+
+
 def _groups(path: Path) -> list[str]:
     return list(yaml.safe_load(path.read_text())["groups"])
 

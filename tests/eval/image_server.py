@@ -144,6 +144,7 @@ class _Server(ThreadingHTTPServer):
 def _handler(server: ImageServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16  # head and body in one piece; two would wait for each other
 
         def do_POST(self) -> None:
             self.serve(self.rfile.read(int(self.headers["content-length"])))

@@ -111,7 +111,9 @@ def test_a_part_can_be_taken_away() -> None:
 def test_the_jackknife_is_what_it_is_called() -> None:
     features, reference = sample(6, 230, 6, 0.2), of(sample(7, 500, 6))
     found = estimate(cut(features, 7), reference)
-    left = [distance(reference, of(np.concatenate([part for j, part in enumerate(np.array_split(features, 7)) if j != i]))) for i in range(7)]
+    left = [
+        distance(reference, of(np.concatenate([part for j, part in enumerate(np.array_split(features, 7)) if j != i]))) for i in range(7)
+    ]
     assert found.value == pytest.approx(distance(reference, of(features)), rel=1e-9)
     stderr = np.sqrt(6 / 7 * ((np.array(left) - np.mean(left)) ** 2).sum())
     assert found.stderr == pytest.approx(stderr, rel=1e-6)

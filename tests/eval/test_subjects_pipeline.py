@@ -262,6 +262,10 @@ def test_what_is_refused(sd_folder: Path, editor_folder: Path, tmp_path: Path) -
 
 
 def test_pipelines_of_another_kind_are_refused(sd_folder: Path, tmp_path: Path) -> None:
+    mute = tiny.make_sd_hand(tmp_path / "mute", text_encoder=False)
+    assert refused(lambda: load(str(mute), benchmark=small())) == (
+        f"diffusers:{mute}: a StableDiffusionPipeline without its text encoder cannot read prompts; give the whole pipeline"
+    )
     parts = open_official(sd_folder)
     unet = diffusers.UNet2DModel(
         sample_size=8, block_out_channels=(8,), norm_num_groups=4, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",)

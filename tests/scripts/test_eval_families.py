@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.eval import families
+from tests.eval import families, tiny_features
 from tests.eval.judge_server import JudgeServer, fails
 from tests.scripts.conftest import Command
 
@@ -79,6 +79,27 @@ def test_edits_judged_beside_their_source(metabridge: Command, tmp_path: Path) -
         assert sheet.width > 150
     export = metabridge("eval", "export", "out", "-o", "official")
     assert export[0] == 0, export[2]
+
+
+@pytest.mark.slow
+def test_a_distance_of_all_pictures_and_one_of_each(metabridge: Command, tmp_path: Path) -> None:
+    """FID needs its file of weights and the reference; a picture's own score stands beside it."""
+    models = [f"inception={tiny_features.inception(tmp_path / 'inception.pth')}", f"clip={tiny_features.clip(tmp_path / 'clip')}"]
+    words = [word for model in models for word in ("--model", model)]
+    suite = families.fid(tmp_path)
+    result = evaluate(metabridge, suite, *words)
+    scores = result["scores"]["score"]
+    assert scores["fid"]["overall"]["value"] >= 0 and scores["fid"]["overall"]["n"] == 12
+    assert scores["clip_score"].keys() >= {"overall", "animals"} and "N=12" in result["variant"]
+    features = [path for path in Path("out/features").rglob("*.npy")]
+    assert len(features) == 12
+    features[0].unlink()  # looked at again, with the same result
+    assert metabridge("eval", "score", "out", *words)[0] == 0
+    assert json.loads(Path("out/result.json").read_text()) == result
+    Path("out/images/bridge/animals/p0-0.png").unlink()
+    code, out, err = metabridge("eval", "score", "out", *words)
+    assert code == 0, err
+    assert json.loads(Path("out/result.json").read_text())["scores"]["score"]["fid"]["overall"]["value"] is None
 
 
 def test_text_read_by_a_judge(metabridge: Command, tmp_path: Path) -> None:
