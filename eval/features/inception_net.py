@@ -27,7 +27,7 @@ class ConvNorm(nn.Module):
     def __init__(self, before: int, width: int, kernel: int | tuple[int, int], stride: int = 1, padded: bool = True) -> None:
         super().__init__()
         sides = (kernel, kernel) if isinstance(kernel, int) else kernel
-        padding = tuple(side // 2 for side in sides) if padded else (0, 0)
+        padding = (sides[0] // 2, sides[1] // 2) if padded else (0, 0)
         self.conv = nn.Conv2d(before, width, sides, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(width, eps=0.001)
 
@@ -68,7 +68,7 @@ class Mixed(nn.Module):
 
 
 def _a(before: int, pool: int) -> Mixed:
-    double = [("3x3dbl_1", 64, 1), ("3x3dbl_2", 96, 3), ("3x3dbl_3", 96, 3)]
+    double: Branch = [("3x3dbl_1", 64, 1), ("3x3dbl_2", 96, 3), ("3x3dbl_3", 96, 3)]
     return Mixed(before, [("1x1", 64, 1)], [("5x5_1", 48, 1), ("5x5_2", 64, 5)], double, pool=pool)
 
 
@@ -78,20 +78,20 @@ def _b() -> Mixed:
 
 def _c(width: int) -> Mixed:
     row, column = (1, 7), (7, 1)
-    cross = [("7x7_1", width, 1), ("7x7_2", width, row), ("7x7_3", 192, column)]
-    double = [("7x7dbl_1", width, 1), ("7x7dbl_2", width, column), ("7x7dbl_3", width, row), ("7x7dbl_4", width, column)]
+    cross: Branch = [("7x7_1", width, 1), ("7x7_2", width, row), ("7x7_3", 192, column)]
+    double: list[Conv] = [("7x7dbl_1", width, 1), ("7x7dbl_2", width, column), ("7x7dbl_3", width, row), ("7x7dbl_4", width, column)]
     return Mixed(768, [("1x1", 192, 1)], cross, [*double, ("7x7dbl_5", 192, row)], pool=192)
 
 
 def _d() -> Mixed:
-    cross = [("7x7x3_1", 192, 1), ("7x7x3_2", 192, (1, 7)), ("7x7x3_3", 192, (7, 1)), ("7x7x3_4", 192, 3)]
+    cross: Branch = [("7x7x3_1", 192, 1), ("7x7x3_2", 192, (1, 7)), ("7x7x3_3", 192, (7, 1)), ("7x7x3_4", 192, 3)]
     return Mixed(768, [("3x3_1", 192, 1), ("3x3_2", 320, 3)], cross, shrinks=True)
 
 
 def _e(before: int, largest: bool) -> Mixed:
     row, column = (1, 3), (3, 1)
-    cross = [("3x3_1", 384, 1), [("3x3_2a", 384, row), ("3x3_2b", 384, column)]]
-    double = [("3x3dbl_1", 448, 1), ("3x3dbl_2", 384, 3), [("3x3dbl_3a", 384, row), ("3x3dbl_3b", 384, column)]]
+    cross: Branch = [("3x3_1", 384, 1), [("3x3_2a", 384, row), ("3x3_2b", 384, column)]]
+    double: Branch = [("3x3dbl_1", 448, 1), ("3x3dbl_2", 384, 3), [("3x3dbl_3a", 384, row), ("3x3dbl_3b", 384, column)]]
     return Mixed(before, [("1x1", 320, 1)], cross, double, pool=192, largest=largest)
 
 

@@ -102,7 +102,7 @@ def _moments(folder: Path, files: Sequence[str], kept: Path, made: str, encoder:
                 log.warning("reference: %d of %d pictures", start + BATCH, len(files))
     assert whole is not None
     gaussian, buffer = whole.gaussian, io.BytesIO()
-    np.savez(buffer, mu=gaussian.mean, sigma=gaussian.covariance, n=whole.n, made=made)
+    np.savez(buffer, mu=gaussian.mean, sigma=gaussian.covariance, n=whole.n, metabridge=made)
     try:
         store.write(kept, buffer.getvalue())
     except UserError as error:  # a shared folder may be read-only
@@ -129,7 +129,7 @@ def _arrays(path: Path) -> tuple[Gaussian, int | None, str | None]:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             mean, covariance = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
             n = int(arrays["n"]) if "n" in arrays else None
-            made = str(arrays["made"]) if "made" in arrays else None
+            made = str(arrays["metabridge"]) if "metabridge" in arrays else None
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
             raise ValueError(f"mu {mean.shape} and sigma {covariance.shape} do not go together")
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and np.allclose(covariance, covariance.T)):

@@ -20,7 +20,7 @@ from metabridge.bridge.errors import UserError
 from metabridge.bridge.reading import refuse_unknown
 from metabridge.eval import fid
 from metabridge.eval.features import Encoder
-from metabridge.eval.items import Item, Services, Verdict
+from metabridge.eval.items import Item, Services, Unscored, Verdict
 from metabridge.eval.scorers import SetRow, embedding
 
 if TYPE_CHECKING:
@@ -82,10 +82,13 @@ class Distribution:
             self.alone.check()
         self.reference.gaussian()
 
-    def score(self, rows: Sequence[tuple[Item, Image.Image]]) -> list[Verdict]:
+    def score(self, rows: Sequence[tuple[Item, Image.Image]]) -> list[Verdict | Unscored]:
         features = self.inception.images([image for _, image in rows])
         alone = self.alone.score(rows) if self.alone else [Verdict({}) for _ in rows]
-        return [Verdict(one.values, detail=one.detail, features=own) for one, own in zip(alone, features, strict=True)]
+        return [
+            Verdict(one.values, detail=one.detail, features=own) if np.isfinite(own).all() else Unscored("its features are not finite")
+            for one, own in zip(alone, features, strict=True)
+        ]
 
 
 def aggregate(name: str, rows: Sequence[SetRow], options: Mapping[str, Any], services: Services) -> dict[str, Any]:

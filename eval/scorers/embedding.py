@@ -123,7 +123,7 @@ class Embedding:
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     wide = np.asarray(vectors, np.float64)
-    return wide / np.linalg.norm(wide, axis=-1, keepdims=True)
+    return np.asarray(wide / np.linalg.norm(wide, axis=-1, keepdims=True))
 
 
 def _far(a: np.ndarray, b: np.ndarray) -> bool:

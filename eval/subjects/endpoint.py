@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from PIL import Image
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import png
 from metabridge.eval.benchmarks import Benchmark
-from metabridge.eval.http_client import Client, Failed, fault, parse, said, tree_of
+from metabridge.eval.http_client import OUTAGE, Client, Failed, fault, parse, said, tree_of
 from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR
 from metabridge.eval.judges.wire import Again, one_line
 from metabridge.eval.plan import Sample
@@ -68,7 +69,7 @@ class EndpointSubject:
     def draw(
         self, row: str, samples: Sequence[Sample], images: Sequence[Sequence[Image.Image]], settings: Mapping[str, Any]
     ) -> list[Drawing]:
-        """What was had stays, whatever happened to the others; without any there is something to be mended first."""
+        """What was had stays, whatever happened to the others. Where nothing at all comes there is something to be mended first."""
         refuse_rows(samples)
         pool = ThreadPoolExecutor(self._concurrency)
         try:
@@ -78,14 +79,15 @@ class EndpointSubject:
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        if drawings and all(drawing.state == INFRA_ERROR for drawing in drawings):
-            raise UserError(
-                self._client.stopped
-                or f"{self._client.name}: none of {len(drawings)} pictures could be had, the first: {drawings[0].reason}; "
+        if lost := [drawing.reason for drawing in drawings if drawing.state == INFRA_ERROR]:
+            told = self._client.stopped or (
+                f"{self._client.name}: {len(lost)} of {len(drawings)} pictures could not be had, the first: {lost[0]}; "
                 "when that is mended, run the same command again: what is done stays done"
             )
-        if self._client.stopped:
-            log.warning("%s", self._client.stopped)
+            # a few may be what the endpoint never takes, and must not keep the others from being scored
+            if len(lost) == len(drawings) and (self._client.stopped or len(lost) >= OUTAGE):
+                raise UserError(told)
+            log.warning("%s", told)
         return drawings
 
     def _drawing(self, sample: Sample, images: Sequence[Image.Image], settings: Mapping[str, Any]) -> Drawing:
@@ -186,8 +188,9 @@ def load(
 
 
 def _wrong(response: httpx.Response, status: int, tree: Any, fields: Mapping[str, Any]) -> Exception:
-    told = said(tree).replace(fields["prompt"], "...")  # which may hold any word
-    whole = response.text.replace(fields["prompt"], "")
+    prompt = fields["prompt"]  # which may hold any word
+    told = said(tree).replace(prompt, "...")
+    whole = json.dumps(tree, ensure_ascii=False).replace(json.dumps(prompt, ensure_ascii=False)[1:-1], "")
     if status in (400, 422):
         for name in _OPTIONAL:
             if name in fields and re.search(rf"\b{name}\b", whole):

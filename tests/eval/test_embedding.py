@@ -133,7 +133,7 @@ def test_the_real_classes(models: dict[str, str], real: Path) -> None:
 
 
 def test_clip_score_is_the_models_own_logit(models: dict[str, str]) -> None:
-    """transformers' CLIPModel and processor, the temperature taken out. Where the middle is no whole pixel, the processor's is not CLIP's own."""
+    """transformers' CLIPModel and processor, without the temperature. Where the middle is no whole pixel, the processor is not CLIP's."""
     image, text = noise_picture(3, 60, 40), "a cat on a mat"
     (verdict,) = embedding.load({"measures": ["clip_score", "clip_t"]}, Services(None, models=models)).score([(item(text), image)])
     model, tokenizer = (kind.from_pretrained(models["clip"]) for kind in (transformers.CLIPModel, transformers.CLIPTokenizer))

@@ -15,7 +15,8 @@ from PIL import Image
 from metabridge.bridge.errors import UserError
 from metabridge.eval import benchmarks, fid, plan, result, score
 from metabridge.eval.generate import generate
-from metabridge.eval.items import MODEL_ERROR, Item, Services
+from metabridge.eval.features.reference import Reference
+from metabridge.eval.items import MODEL_ERROR, Item, Services, Unscored, Verdict
 from metabridge.eval.plan import Sample
 from metabridge.eval.scorers import SetRow, distribution
 from metabridge.eval.subjects import Drawing
@@ -80,6 +81,22 @@ def test_what_cannot_be_measured(tmp_path: Path, models: Mapping[str, str]) -> N
         distribution.load({}, Services(None, models=models))
     with pytest.raises(UserError, match=r"^scoring\.resise: no such setting; did you mean resize\?"):
         distribution.load({"resise": "256"}, services)
+
+
+class Broken:
+    """An encoder whose second answer is no number."""
+
+    name, identity = "broken", {"sha256": "0"}
+
+    def images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        return np.array([[1.0, float("nan") if place == 1 else 2.0] for place in range(len(images))], np.float32)
+
+
+def test_features_that_are_no_numbers_are_not_kept() -> None:
+    scorer = distribution.Distribution(Broken(), Reference(2, "0", lambda: fid.Gaussian(np.zeros(2), np.eye(2))), None)
+    good, bad = scorer.score([(Item(0, "0", "a", "x", {}), noise_picture(0, 8, 8))] * 2)
+    assert isinstance(good, Verdict) and good.features is not None and good.features.tolist() == [1, 2]
+    assert isinstance(bad, Unscored) and str(bad) == "its features are not finite"
 
 
 class Painter:
