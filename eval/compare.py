@@ -70,7 +70,7 @@ def families(a: Side, b: Side) -> list[Family]:
     if not shared:
         raise UserError(f"{a.name} and {b.name} share no picture: same row, prompt and number; nothing can be compared")
     found = []
-    for part, spec in benchmark.parts.items():
+    for spec in benchmark.parts.values():
         for row in ROWS:
             pairs = [(x, y) for x, y in shared if x.sample.row == row and x.sample.item.group in spec.groups]
             for metric in benchmark.metrics if pairs else ():

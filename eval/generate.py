@@ -13,10 +13,11 @@ from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import png
 from metabridge.eval import store
 from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK
-from metabridge.eval.plan import Plan, Sample
+from metabridge.eval.plan import CHUNK, Plan, Sample
 from metabridge.eval.subjects import Drawing, Subject
 
 DRAWN = "drawn.jsonl"
+ALONE = 4  # pictures at a time of a subject that draws each by itself: a kill loses no more, and some of them cost money
 SETTINGS = ("num_inference_steps", "guidance_scale", "height", "width")  # of a plan's generation, that a subject is told
 
 Progress = Callable[[int, bool], None]  # pictures done, and whether they were done just now
@@ -42,9 +43,10 @@ def generate(
         if lacking and not subject.alone:
             lacking = chunk
         progress(len(chunk) - len(lacking), False)
-        missing.append(lacking)
+        step = ALONE if subject.alone else CHUNK
+        missing += [lacking[start : start + step] for start in range(0, len(lacking), step)]
     settings = {key: value for key, value in plan.identity["generation"].items() if key in SETTINGS}
-    for chunk in filter(None, missing):
+    for chunk in missing:
         given = [[_source(data, name, sample) for name in sample.item.images] for sample in chunk]
         drawings = subject.draw(chunk[0].row, chunk, given, settings)
         # records follow their pictures, so that a record always has its file

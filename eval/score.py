@@ -17,7 +17,7 @@ from PIL import Image
 
 from metabridge.eval import store
 from metabridge.eval.generate import drawn
-from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK, Item, Scorer, Unscored, Verdict
+from metabridge.eval.items import INFRA_ERROR, OK, Scorer, Unscored, Verdict
 from metabridge.eval.plan import Plan, Sample
 
 SCORED = "scored.jsonl"

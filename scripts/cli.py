@@ -123,6 +123,9 @@ def evaluate(
         str | None, typer.Option("--seeds", metavar="image|official", help="A seed per image, or those that the benchmark fixes.")
     ] = None,
     quantize: Quantize = None,
+    max_image_calls: Annotated[
+        int | None, typer.Option("--max-image-calls", min=0, help="Of an endpoint that draws: stop asking after so many.")
+    ] = None,
     judge: Annotated[
         str | None, typer.Option("--judge", metavar="URL#MODEL", help="Or local:REPO, brain, replay:FILE. Key: METABRIDGE_JUDGE_KEY.")
     ] = None,
@@ -152,8 +155,8 @@ def evaluate(
     from metabridge.scripts.eval_options import Options
 
     options = Options(
-        suite, tuple(limit or ()), images, rows, baseline, steps, guidance, size, seeds, quantize, data, tuple(accept_licence or ()), judge,
-        judge_concurrency, judge_timeout, max_judge_calls, tuple(model or ()), compat, device, allow_incomplete, shard, processes,
+        suite, tuple(limit or ()), images, rows, baseline, steps, guidance, size, seeds, quantize, max_image_calls, data,
+        tuple(accept_licence or ()), judge, judge_concurrency, judge_timeout, max_judge_calls, tuple(model or ()), compat, device, allow_incomplete, shard, processes,
     )  # fmt: skip
     eval_command(words, options, out)
 

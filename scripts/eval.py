@@ -84,7 +84,7 @@ def evaluate(model: str, options: Options, out: Path | None, only_plan: bool) ->
     from metabridge.eval import suites
 
     suite = suites.find(options.suite or SUITE)
-    base = out or Path("evals") / Path(model.rpartition(":")[2]).name
+    base = out or Path("evals") / Path(model.rpartition("#")[2].rpartition(":")[2]).name
     asked = [own_options(options, entry, suite) for entry in suite.entries]
     missing([entry.benchmark for entry in suite.entries], asked, only_plan)
     subject, done = None, []
@@ -177,7 +177,7 @@ def in_processes(number: int, folder: Path, options: Options) -> None:
 
 
 def generate_stage(words: Sequence[str], options: Options, out: Path | None) -> None:
-    options.refuse_all_but(("shard", "processes", "data", "device"), "generate", PLANNED)
+    options.refuse_all_but(("shard", "data", "device", "max_image_calls"), "generate", PLANNED)
     folder = stage_folder("generate", words, out)
     planned = load_plan(folder)
     subject = planned_subject(planned, options)
@@ -187,11 +187,13 @@ def generate_stage(words: Sequence[str], options: Options, out: Path | None) -> 
 def planned_subject(planned: Plan, options: Options) -> Subject:
     """Who the plan says draws; another one under the same name is refused."""
     model = planned.identity["model"]
+    if model["kind"] == "official":
+        raise UserError(f"{model['name']}: results of an official scorer, taken in; there is nothing to draw or to score anew")
     prefix = "" if model["kind"] == "bridge" else f"{model['kind']}:"
     quantize = model["brain"].get("quantize", "none") if model["kind"] == "bridge" else None
     said = planned.scoring.get("data")
     data = options.data or (Path(said) if said else None)
-    subject = subject_of(f"{prefix}{model['name']}", planned.definition, replace(options, quantize=quantize, data=data))
+    subject = subject_of(f"{prefix}{model['name']}", planned.definition, replace(options, quantize=quantize, data=data), model.get("dtype"))
     if (found := subject.identity["fingerprint"]) != model["fingerprint"]:
         raise UserError(f"{model['name']}: fingerprint {found[:16]}, planned was {model['fingerprint'][:16]}; plan anew with -o")
     return subject

@@ -24,6 +24,7 @@ class Options:
     size: str | None = None  # "512" or "512x768" (height x width)
     seeds: str | None = None
     quantize: str | None = None
+    max_image_calls: int | None = None
     # how it is scored
     data: Path | None = None
     accept_licence: tuple[str, ...] = ()

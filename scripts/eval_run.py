@@ -34,9 +34,11 @@ class Evaluation:
     result: dict[str, Any]
 
 
-def subject_of(word: str, benchmark: Benchmark, options: Options) -> Subject:
-    """BRIDGE, images:DIR, diffusers:REPO or endpoint:URL#MODEL."""
+def subject_of(word: str, benchmark: Benchmark, options: Options, dtype: str | None = None) -> Subject:
+    """BRIDGE, images:DIR, diffusers:REPO or endpoint:URL#MODEL. `dtype` of a pipeline that was planned in another place."""
     kind, colon, rest = word.partition(":")
+    if options.max_image_calls is not None and kind != "endpoint":
+        raise UserError(f"--max-image-calls: has no effect on {word}; it is for endpoint:URL#MODEL")
     if colon and kind in ("images", "diffusers", "endpoint"):
         if options.quantize is not None:
             raise UserError(f"--quantize: has no effect on {kind}:; it is for a bridge's brain")
@@ -47,10 +49,10 @@ def subject_of(word: str, benchmark: Benchmark, options: Options) -> Subject:
         if kind == "diffusers":
             from metabridge.eval.subjects import pipeline
 
-            return pipeline.load(rest, benchmark=benchmark, device=device_of(options))
+            return pipeline.load(rest, benchmark=benchmark, device=device_of(options), dtype=dtype)
         from metabridge.eval.subjects import endpoint
 
-        return endpoint.load(rest, benchmark=benchmark)
+        return endpoint.load(rest, benchmark=benchmark, max_calls=options.max_image_calls)
     from metabridge.scripts.generate import load
 
     return of_pipeline(load(word, options.quantize))

@@ -173,9 +173,10 @@ def load(name: str) -> Benchmark:
     return parse(name, read_yaml((files(PACKAGE) / f"{name}.yaml").read_text(encoding="utf-8"), where), where)
 
 
-_KEYS = (
-    "title task version prompt_set prompts groups parts images seed data scoring judge models metrics layout facets badge badge_note published notes"
-).split()
+_KEYS = [
+    *("title", "task", "version", "prompt_set", "prompts", "groups", "parts", "images", "seed", "data", "scoring", "judge", "models"),
+    *("metrics", "layout", "facets", "badge", "badge_note", "published", "notes"),
+]
 
 
 def parse(name: str, tree: Any, where: str) -> Benchmark:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from metabridge.bridge.errors import UserError
 from metabridge.eval import benchmarks, fid, plan, result, score
-from metabridge.eval.generate import generate
 from metabridge.eval.features.reference import Reference
+from metabridge.eval.generate import generate
 from metabridge.eval.items import MODEL_ERROR, Item, Services, Unscored, Verdict
 from metabridge.eval.plan import Sample
 from metabridge.eval.scorers import SetRow, distribution

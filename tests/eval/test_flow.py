@@ -190,7 +190,7 @@ def test_changed_prompts_are_refused(small_plan: plan.Plan, tmp_path: Path) -> N
     tree = json.loads((tmp_path / "plan.json").read_text())
     tree["identity"]["benchmark"]["data_sha256"] = "0" * 64
     (tmp_path / "plan.json").write_text(json.dumps(tree))
-    with pytest.raises(UserError, match="planned on flatland data 000000000000, its plan.json holds"):
+    with pytest.raises(UserError, match=r"planned on flatland data 000000000000, its plan.json holds"):
         plan.load(tmp_path)
 
 
@@ -210,7 +210,7 @@ def test_bad_sizes(options: dict[str, Any], message: str) -> None:
 
 
 def test_unknown_benchmark() -> None:
-    with pytest.raises(UserError, match="^flatlnd: no such benchmark; did you mean flatland[?] it may be one of: .*geneval, "):
+    with pytest.raises(UserError, match=r"^flatlnd: no such benchmark; did you mean flatland[?] it may be one of: .*geneval, "):
         benchmarks.load("flatlnd")
 
 

@@ -41,7 +41,7 @@ def test_the_benchmark_of_the_page(written: Path, metabridge: Command) -> None:
 
     with JudgeServer(count) as server:
         words = ("eval", "flatland", "--suite", written / "counting.yaml", "--judge", server.word, "--images", 1, "-o", "out")
-        code, out, err = metabridge(*words)
+        code, _, err = metabridge(*words)
     assert code == 0, err
     result = json.loads(Path("out/result.json").read_text())
     assert result["variant"] == "counting/scripted-judge" and result["scores"]["score"].keys() == {"overall", "star", "heart"}

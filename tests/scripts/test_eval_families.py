@@ -97,7 +97,7 @@ def test_a_distance_of_all_pictures_and_one_of_each(metabridge: Command, tmp_pat
     assert metabridge("eval", "score", "out", *words)[0] == 0
     assert json.loads(Path("out/result.json").read_text()) == result
     Path("out/images/bridge/animals/p0-0.png").unlink()
-    code, out, err = metabridge("eval", "score", "out", *words)
+    code, _, err = metabridge("eval", "score", "out", *words)
     assert code == 0, err
     assert json.loads(Path("out/result.json").read_text())["scores"]["score"]["fid"]["overall"]["value"] is None
 
