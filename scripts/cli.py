@@ -156,7 +156,8 @@ def evaluate(
 
     options = Options(
         suite, tuple(limit or ()), images, rows, baseline, steps, guidance, size, seeds, quantize, max_image_calls, data,
-        tuple(accept_licence or ()), judge, judge_concurrency, judge_timeout, max_judge_calls, tuple(model or ()), compat, device, allow_incomplete, shard, processes,
+        tuple(accept_licence or ()), judge, judge_concurrency, judge_timeout,
+        max_judge_calls, tuple(model or ()), compat, device, allow_incomplete, shard, processes,
     )  # fmt: skip
     eval_command(words, options, out)
 
