@@ -85,6 +85,9 @@ def compare(words: Sequence[str], options: Options, out: Path | None) -> None:
         console.print(rich_table(table), "")
     for line in lines:
         say(line)
+    for metric in first.plan.definition.metrics:
+        if metric.within == "set":
+            say(f"{metric.title or metric.name}: of all pictures together, so not paired; hold the two reports' intervals side by side")
 
 
 def list_benchmarks(words: Sequence[str], options: Options, out: Path | None) -> None:

@@ -28,7 +28,7 @@ from tests.eval.judge_server import DROPPED, MODEL, JudgeServer, Reply, Seen, fa
 
 KEY = "sk-test-0123456789abcdef"
 GOOD = says("Score: 2")
-DATE = format_datetime(datetime.now(UTC) + timedelta(days=3), usegmt=True)
+DATE = format_datetime(datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=3), usegmt=True)
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ from tests.eval.judge_server import DROPPED, Reply, fails, of
 from tests.eval.small_benchmark import NOTHING, PROMPTS, planned, small
 
 KEY = "sk-test-0123456789abcdef"
-DATE = format_datetime(datetime.now(UTC) + timedelta(days=3), usegmt=True)
+DATE = format_datetime(datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=3), usegmt=True)
 
 
 @pytest.fixture(autouse=True)
