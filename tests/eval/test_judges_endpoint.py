@@ -235,7 +235,7 @@ def test_waits_twice_as_long_each_time_and_not_all_at_once() -> None:
         ("99999", LONGEST_WAIT, LONGEST_WAIT),
         ("0", 1, 2),
         ("soon", 1, 2),
-        (DATE, LONGEST_WAIT, LONGEST_WAIT),
+        pytest.param(DATE, LONGEST_WAIT, LONGEST_WAIT, id="a date"),
     ],
 )
 def test_waits_as_long_as_the_server_asks(header: str, low: float, high: float) -> None:
