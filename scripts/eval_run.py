@@ -189,8 +189,8 @@ def judge_brain(subject: Subject | None) -> tuple[Any, Mapping[str, Any]]:
     pipeline: BridgePipeline = subject.drawer  # type: ignore[attr-defined]
     brain = pipeline.bridge.brain.identity
 
-    def answer(question: str, images: Sequence[Any]) -> str:
-        return pipeline.answer(question, list(images) or None)
+    def answer(question: str, images: Sequence[Any], max_new_tokens: int) -> str:
+        return pipeline.answer(question, list(images) or None, max_new_tokens)
 
     return answer, {"id": brain["repo"], "revision": brain.get("revision"), "fingerprint": brain["fingerprint"]}
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from metabridge.bridge.errors import UserError
+from metabridge.eval.calls import Budget, Failed
 
 TRANSCRIPT = "judge.jsonl"
 
@@ -32,8 +33,8 @@ class Request:
     max_side: int | None = None  # pixels, of the longer side of a picture as the judge sees it; None: as it is
 
 
-class JudgeError(Exception):
-    """The judge gave no answer, for a reason that is not the picture's: timeout, refusal, outage, budget. Never a score."""
+JudgeError = Failed  # of a judge that gave no answer, for a reason that is not the picture's; never a score
+SPENT = "of --max-judge-calls are used up; run again with more"  # of a budget
 
 
 class Judge(Protocol):
@@ -56,7 +57,7 @@ def load(
     concurrency: int = 8,
     timeout: float = 120.0,
     max_calls: int | None = None,
-    answer: Callable[[str, list[Image.Image]], str] | None = None,
+    answer: Callable[[str, list[Image.Image], int], str] | None = None,
     identity: Mapping[str, Any] | None = None,
     device: str | None = None,
 ) -> Judge:
@@ -66,13 +67,12 @@ def load(
     `identity`: of the bridge's own brain. `device`: of a local model, by default the GPU where there is one.
     """
     from metabridge.eval.judges import words
-    from metabridge.eval.judges.budget import Budget
     from metabridge.eval.judges.cache import Recorded
 
     for name, value, least in (("concurrency", concurrency, 1), ("timeout", timeout, 0.001), ("max-judge-calls", max_calls, 0)):
         if value is not None and not value >= least:
             raise UserError(f"judge: {name} {value} given; it is {least} at least")
-    found, budget = words.parse(word), Budget(max_calls)
+    found, budget = words.parse(word), Budget(max_calls, SPENT)
     judge: Judge
     if found.kind == "replay":
         from metabridge.eval.judges.replay import Replay

@@ -10,25 +10,28 @@ from typing import Any
 from PIL import Image
 
 from metabridge.bridge.errors import UserError
+from metabridge.eval.calls import Budget
 from metabridge.eval.judges import JudgeError, Message, Request
 from metabridge.eval.judges.answers import Answer, without_thought
-from metabridge.eval.judges.budget import Budget
 from metabridge.eval.judges.pictures import fitted
 
 log = logging.getLogger(__name__)
 
 
 class Brain:
-    """`answer(question, images)` takes one turn, with the pictures before the text; what a request has more is written out in that text."""
+    """`answer(question, images, max_new_tokens)` takes one turn, the pictures before the text.
+
+    What a request has more is written out in that text.
+    """
 
     concurrency = 1
 
     def __init__(
-        self, answer: Callable[[str, list[Image.Image]], str], identity: Mapping[str, Any], *, budget: Budget | None = None
+        self, answer: Callable[[str, list[Image.Image], int], str], identity: Mapping[str, Any], *, budget: Budget | None = None
     ) -> None:
         """`identity` has an `id`, and a `revision` or a `fingerprint` that tells it from another brain of that name."""
         self.identity: Mapping[str, Any] = {"revision": identity.get("fingerprint"), "host": None, **identity, "kind": "brain"}
-        self.budget = budget or Budget()
+        self._budget = budget or Budget()
         self._answer, self._lock, self._warned = answer, Lock(), False
 
     def ask(self, request: Request, attempt: int = 0) -> str:
@@ -39,8 +42,8 @@ class Brain:
             if request.extra and not self._warned:
                 log.warning("judge brain: %s of the request has no effect on it", ", ".join(sorted(request.extra)))
                 self._warned = True
-            self.budget.take()
-            text = without_thought(self._answer(_question(request.messages), images))
+            self._budget.take()
+            text = without_thought(self._answer(_question(request.messages), images, request.max_tokens))
         if not text:
             raise JudgeError("empty answer")
         return Answer(text, self.identity["id"])

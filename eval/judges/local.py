@@ -15,11 +15,10 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from metabridge.bridge.artifact import fingerprint, is_local
 from metabridge.bridge.errors import UserError
+from metabridge.eval.calls import Budget, one_line
 from metabridge.eval.judges import JudgeError, Request
 from metabridge.eval.judges.answers import Answer, without_thought
-from metabridge.eval.judges.budget import Budget
 from metabridge.eval.judges.pictures import fitted
-from metabridge.eval.judges.wire import one_line
 
 _TEMPLATE = "chat_template_kwargs"  # of a request's extra, as vLLM calls it; the one that has a meaning here
 
@@ -33,7 +32,7 @@ class Local:
         """`repo`: a hub id or a folder. `device`: by default the GPU where there is one."""
         path = str(Path(repo).expanduser()) if is_local(repo) else repo
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.budget, self._lock = budget or Budget(), Lock()
+        self._budget, self._lock = budget or Budget(), Lock()
         try:
             self._processor = _processor(repo, path, revision or "main")
             model = _model(path, revision or "main")
@@ -63,7 +62,7 @@ class Local:
         if unknown := sorted(set(request.extra) - {_TEMPLATE}):
             raise UserError(f"judge local: {unknown[0]} of a request means nothing to it; use an endpoint, or leave it out")
         with self._lock:
-            self.budget.take()
+            self._budget.take()
             try:
                 tokens = self._reply(request)
             except (torch.OutOfMemoryError, ValueError) as error:  # ValueError: a picture that its processor refuses

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from PIL import Image
 
+from metabridge.eval.calls import Again, Stop, one_line
+from metabridge.eval.http_client import fault, said, status_of, tree_of
 from metabridge.eval.judges import JudgeError, Message, Request
 from metabridge.eval.judges.answers import Answer, without_thought
 from metabridge.eval.judges.pictures import data_uri, fitted
 
-_PASSING = {408, 409, 425, 429}  # and 5xx
-_ELSEWHERE = {404, 405, 410}  # and 3xx: so it would go with every question
 _FILTERED = re.compile(r"content.?(?:filter|policy|management|inspection)|data.?inspection|moderation|flagged|responsible.?ai|safety", re.I)
-_OUT_OF_CREDIT = re.compile(r"insufficient.?(?:quota|balance|credit|funds)", re.I)
 _FILTER_FINISH = {"content_filter", "safety", "prohibited_content", "sensitive"}
 _DATED = re.compile(r"[-@](?:\d{4}-\d{2}-\d{2}|\d{2}-\d{2}|\d{3,4}|\d{6}|\d{8})")
 _THOUGHTS = ("reasoning_content", "reasoning")  # where servers put what a model thinks, if not into the text
-
-
-class Again(Exception):
-    """What may pass: the same question may be answered the next time."""
-
-    def __init__(self, reason: str, after: float | None = None, empty: bool = False, away: bool = False) -> None:
-        super().__init__(reason)
-        self.after = after  # seconds the server asks to wait
-        self.empty = empty  # the model said nothing, which it does again more often than not
-        self.away = away  # nobody who could answer is there
-
-
-class Stop(Exception):
-    """What would be the same for every question."""
-
-
-class Unauthorized(Stop):
-    """The key is missing or wrong."""
 
 
 def body(request: Request, model: str) -> dict[str, Any]:
@@ -56,17 +33,14 @@ def body(request: Request, model: str) -> dict[str, Any]:
 
 def read(status: int, headers: Mapping[str, str], text: str, asked: str, hide: Callable[[Any], Any]) -> Answer:
     """The answer, by the model that was `asked`. `hide` takes secrets out of what the server says. Raises Again, Stop or JudgeError."""
-    try:
-        tree = hide(json.loads(text))
-    except (ValueError, RecursionError):
-        tree = hide(text)
+    tree = tree_of(text, hide)
     fields = tree if isinstance(tree, dict) else {}
-    error = fields.get("error")
-    if 200 <= status < 300 and error and not fields.get("choices"):  # an error of the model's host, passed on by a router
-        code = error.get("code") if isinstance(error, dict) else None
-        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    status = status_of(status, fields, "choices")
     if not 200 <= status < 300:
-        raise _fault(status, headers, _said(tree))
+        told = said(tree)
+        if status in (400, 403, 422) and _FILTERED.search(told):
+            raise JudgeError(f"content filter ({status}: {told})")
+        raise fault(status, headers, told, also={425})
     model = fields.get("model") if isinstance(fields.get("model"), str) else None
     choice = _choice(fields)
     if model and not same_model(hide(asked), model):
@@ -83,22 +57,6 @@ def same_model(asked: str, answered: str) -> bool:
     return answered == asked or (answered.startswith(name) and bool(_DATED.fullmatch(answered[len(name) :])))
 
 
-def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds until the server wants to be asked again; it may say so in seconds or as a date."""
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", value):
-        return float(value)
-    try:
-        then = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, math.ceil((then.replace(tzinfo=then.tzinfo or UTC) - (now or datetime.now(UTC))).total_seconds()))
-
-
-def one_line(text: str) -> str:
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())[:200]
-
-
 def _message(message: Message, max_side: int | None) -> dict[str, Any]:
     if len(message.content) == 1 and isinstance(message.content[0], str):  # some servers take a system message only so
         return {"role": message.role, "content": message.content[0]}
@@ -109,30 +67,6 @@ def _part(part: str | Image.Image, max_side: int | None) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     return {"type": "image_url", "image_url": {"url": data_uri(fitted(part, max_side))}}
-
-
-def _fault(status: int, headers: Mapping[str, str], said: str) -> Exception:
-    told = f"{status}: {said}" if said else str(status)
-    if _FILTERED.search(said) and status in (400, 403, 422):
-        return JudgeError(f"content filter ({told})")
-    if status in (401, 403):
-        return Unauthorized(told)
-    if status == 402 or (status == 429 and _OUT_OF_CREDIT.search(said)):
-        return Stop(f"no credit left ({told}); fill it up and run the same command again")
-    if status in _ELSEWHERE or 300 <= status < 400:
-        return Stop(f"no such address or model there ({told}); correct --judge")
-    if status in _PASSING or status >= 500:
-        return Again(told, after=retry_after(headers), away=True)
-    return JudgeError(f"refused the request ({told})")
-
-
-def _said(tree: Any) -> str:
-    """The message of an error, with its code, out of the forms that servers give it."""
-    if isinstance(tree, dict):
-        error = tree.get("error") or tree
-        parts = [error.get(name) for name in ("message", "detail", "code", "type")] if isinstance(error, dict) else [error]
-        return one_line(" ".join(str(part) for part in parts if part))
-    return one_line(tree if isinstance(tree, str) else "")
 
 
 def _choice(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -156,10 +90,10 @@ def _content(choice: Mapping[str, Any]) -> str:
         raise JudgeError("the answer was cut off at max_tokens (finish_reason length); allow more of them, or switch thinking off")
     if finish == "error":
         raise Again("the answer broke off (finish_reason error)", away=True)
-    said = _text(message.get("content")).encode(errors="replace").decode()  # JSON can hold half a sign, and no file can
-    if text := without_thought(said):
-        return text
-    thought = bool(said.strip()) or any(message.get(name) for name in _THOUGHTS)
+    text = _text(message.get("content")).encode(errors="replace").decode()  # JSON can hold half a sign, and no file can
+    if answer := without_thought(text):
+        return answer
+    thought = bool(text.strip()) or any(message.get(name) for name in _THOUGHTS)
     raise Again("a thought without an answer" if thought else "empty answer", empty=True)
 
 

@@ -18,10 +18,11 @@ from PIL import Image
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import png
+from metabridge.eval.address import Form, parse
 from metabridge.eval.benchmarks import Benchmark
-from metabridge.eval.http_client import OUTAGE, Client, Failed, fault, parse, said, tree_of
+from metabridge.eval.calls import Again, Budget, Failed, one_line
+from metabridge.eval.http_client import Client, fault, said, status_of, tree_of
 from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR
-from metabridge.eval.judges.wire import Again, one_line
 from metabridge.eval.plan import Sample
 from metabridge.eval.subjects import Drawing
 from metabridge.eval.subjects.asked import refuse_rows, refuse_settings
@@ -30,9 +31,10 @@ from metabridge.eval.subjects.pictures import Unreadable, decoded
 log = logging.getLogger(__name__)
 
 VARIABLES = ("METABRIDGE_IMAGE_KEY", "OPENAI_API_KEY")  # the first that is set counts
-FORM = "endpoint:URL#MODEL, as endpoint:https://api.example.com/v1#model"
+FORM = Form("endpoint", "endpoint:URL#MODEL, as endpoint:https://api.example.com/v1#model", VARIABLES[0])
 GENERATIONS, EDITS = "images/generations", "images/edits"
 CONCURRENCY, TIMEOUT = 4, 300.0  # seconds to wait for a picture
+OUTAGE = 8  # pictures given up in a row, for want of a server, after which the others are not tried
 _SIZE = ("height", "width")
 # fields that a server may refuse, with what it then means to leave them out
 _OPTIONAL = {"seed": "its pictures differ from run to run", "response_format": "it answers as it likes"}
@@ -128,13 +130,11 @@ class EndpointSubject:
     def _reader(self, fields: Mapping[str, Any]) -> Callable[[httpx.Response], tuple[Image.Image | None, str, str | None]]:
         def read(response: httpx.Response) -> tuple[Image.Image | None, str, str | None]:
             """A picture, or where it lies; and the rewritten prompt."""
-            tree, status = tree_of(response.text), response.status_code
+            tree = tree_of(response.text)  # whole: base64 may hold a short key by chance
             body = tree if isinstance(tree, dict) else {}
-            if 200 <= status < 300 and body.get("error") and not body.get("data"):  # passed on by a router
-                code = body["error"].get("code") if isinstance(body["error"], dict) else None
-                status = code if isinstance(code, int) and 400 <= code < 600 else 500
+            status = status_of(response.status_code, body, "data")
             if not 200 <= status < 300:
-                raise _wrong(response, status, self._client.hide(tree), fields)
+                raise _wrong(status, response.headers, self._client.hide(tree), fields)
             row = _row(body.get("data"))
             picture, url = _picture(row)
             if picture is None and not url:
@@ -146,7 +146,7 @@ class EndpointSubject:
 
     def _fetched(self, response: httpx.Response) -> Image.Image:
         if not response.is_success:
-            error = fault(response, response.status_code, "")
+            error = fault(response.status_code, response.headers, "")
             raise error if isinstance(error, Again) else Failed(f"its picture could not be fetched ({response.status_code})")
         return _decoded(response.content)
 
@@ -174,8 +174,10 @@ def load(
     sleep: Callable[[float], object] | None = None,
 ) -> EndpointSubject:
     """URL#MODEL. `timeout`: seconds to wait for a picture. `max_calls`: pictures asked for, repeated ones among them."""
-    address = parse(word, "endpoint", FORM, (GENERATIONS, EDITS), VARIABLES[0])
-    client = Client("endpoint", address, VARIABLES, concurrency=concurrency, timeout=timeout, max_calls=max_calls, sleep=sleep)
+    address = parse(word, FORM, (GENERATIONS, EDITS))
+    client = Client(
+        "endpoint", address, VARIABLES, concurrency=concurrency, timeout=timeout, outage=OUTAGE, budget=Budget(max_calls), sleep=sleep
+    )
     identity = {
         # an endpoint shows no weights: another model under the same name cannot be told from it
         "fingerprint": hashlib.sha256(f"{address.base}#{address.model}".encode()).hexdigest(),
@@ -187,7 +189,7 @@ def load(
     return EndpointSubject(word, client, address.model, identity, concurrency)
 
 
-def _wrong(response: httpx.Response, status: int, tree: Any, fields: Mapping[str, Any]) -> Exception:
+def _wrong(status: int, headers: Mapping[str, str], tree: Any, fields: Mapping[str, Any]) -> Exception:
     prompt = fields["prompt"]  # which may hold any word
     told = said(tree).replace(prompt, "...")
     whole = json.dumps(tree, ensure_ascii=False).replace(json.dumps(prompt, ensure_ascii=False)[1:-1], "")
@@ -197,7 +199,7 @@ def _wrong(response: httpx.Response, status: int, tree: Any, fields: Mapping[str
                 return _Unwanted(name)
     if status in (400, 403, 422, 451) and _REFUSED.search(whole):
         return Refused(f"refused ({status}: {told})")
-    return fault(response, status, told)
+    return fault(status, headers, told)
 
 
 def _row(rows: Any) -> Mapping[str, Any]:

@@ -9,14 +9,11 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Lock, Thread
-from types import TracebackType
 from typing import Any
 
 from PIL import Image
 
-from tests.eval.judge_server import Reply, of
+from tests.eval.judge_server import Reply, ScriptedServer, of
 
 MODEL = "scripted-painter"
 SIZE = (24, 16)
@@ -53,23 +50,11 @@ def paints(seen: Seen) -> Reply:
     return of({"created": 1, "data": [{"b64_json": base64.b64encode(data).decode()}]})
 
 
-class ImageServer:
-    """`with ImageServer(script) as server`. `script`: a reply (or None: paint) each in turn, the last one for ever; or a function.
-
-    GET /pictures/R-G-B.png is that color; any other GET is 404.
-    """
+class ImageServer(ScriptedServer[Seen]):
+    """A reply of None in its script: paint. GET /pictures/R-G-B.png is that color; any other GET is 404."""
 
     def __init__(self, script: Sequence[Reply | None] | Callable[[Seen], Reply]) -> None:
-        self.script, self.seen = script, list[Seen]()
-        self.busy = self.most_busy = 0
-        self.broken: BaseException | None = None  # what a script raised
-        self.lock, self.stopped = Lock(), Event()
-        self.server = _Server(("127.0.0.1", 0), _handler(self))
-        self.thread = Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    @property
-    def root(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
+        super().__init__(script)
 
     @property
     def word(self) -> str:
@@ -79,36 +64,12 @@ class ImageServer:
     def posts(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.method == "POST"]
 
-    def __enter__(self) -> ImageServer:
-        self.thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stopped.set()
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-        if self.broken is not None:
-            raise self.broken
-
-    def reply_to(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
+    def see(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Seen:
         fields, pictures = _read(headers.get("content-type", ""), body) if method == "POST" else ({}, ())
-        with self.lock:
-            seen = Seen(len(self.posts), method, path, headers, fields, pictures)
-            self.seen.append(seen)
-        if method == "GET":
-            return _given(path)
-        try:
-            reply = self.script(seen) if callable(self.script) else self.script[min(seen.number, len(self.script) - 1)]
-            return paints(seen) if reply is None else reply
-        except Exception as error:
-            self.broken = error
-            raise
+        return Seen(len(self.posts), method, path, headers, fields, pictures)
 
-    def count(self, change: int) -> None:
-        with self.lock:
-            self.busy += change
-            self.most_busy = max(self.most_busy, self.busy)
+    def reply(self, seen: Seen) -> Reply:
+        return _given(seen.path) if seen.method == "GET" else super().reply(seen) or paints(seen)
 
 
 def _given(path: str) -> Reply:
@@ -131,49 +92,3 @@ def _read(kind: str, body: bytes) -> tuple[dict[str, Any], tuple[tuple[str, Imag
         else:
             fields[str(name)] = content.decode()
     return fields, tuple(pictures)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True  # a kept connection must not hold up the end of a test
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has hung up is part of the play."""
-
-
-def _handler(server: ImageServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = 1 << 16  # head and body in one piece; two would wait for each other
-
-        def do_POST(self) -> None:
-            self.serve(self.rfile.read(int(self.headers["content-length"])))
-
-        def do_GET(self) -> None:
-            self.serve(b"")
-
-        def serve(self, body: bytes) -> None:
-            server.count(1)
-            try:
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                self.answer(server.reply_to(self.command, self.path, headers, body))
-            finally:
-                server.count(-1)
-
-        def answer(self, reply: Reply) -> None:
-            server.stopped.wait(reply.delay)
-            if reply.status == 0:
-                self.close_connection = True
-                return
-            self.send_response(reply.status)
-            for name, value in {"content-type": "application/json", **reply.headers}.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(reply.body) + reply.missing))
-            self.end_headers()
-            self.wfile.write(reply.body)
-            self.close_connection = self.close_connection or bool(reply.missing)
-
-        def log_message(self, *args: Any) -> None:
-            """Silent."""
-
-    return Handler

@@ -1,4 +1,4 @@
-"""A chat completions server on this machine that does as it is told: answers, errors, silence, and lines that go dead."""
+"""Servers on this machine, as one of chat completions, that do as they are told: answers, errors, silence, lines that go dead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Lock, Thread
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 from PIL import Image
 
@@ -72,15 +72,16 @@ def of(tree: Any, **more: Any) -> Reply:
     return Reply(json.dumps(tree).encode(), **more)
 
 
-class JudgeServer:
-    """`with JudgeServer(script) as server`: an address is `server.address`, what came in is `server.seen`.
+S = TypeVar("S")
 
-    `script`: a reply each in turn, the last one for ever; or a function of the request.
-    """
 
-    def __init__(self, script: Reply | Sequence[Reply] | Callable[[Seen], Reply]) -> None:
-        self.script = [script] if isinstance(script, Reply) else script
-        self.seen: list[Seen] = []
+class ScriptedServer(Generic[S]):
+    """`with ... as server`: what came in is `server.seen`. A subclass says what it sees in a request."""
+
+    def __init__(self, script: Any) -> None:
+        """`script`: a reply each in turn, the last one for ever; or a function of the request."""
+        self.script = script
+        self.seen: list[S] = []
         self.times: list[float] = []
         self.busy = self.most_busy = 0  # requests in work
         self.broken: BaseException | None = None  # what a script raised
@@ -89,15 +90,10 @@ class JudgeServer:
         self.thread = Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
 
     @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/v1"
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
 
-    @property
-    def word(self) -> str:
-        """What `--judge` takes."""
-        return f"{self.address}#{MODEL}"
-
-    def __enter__(self) -> JudgeServer:
+    def __enter__(self) -> Self:
         self.thread.start()
         return self
 
@@ -109,13 +105,21 @@ class JudgeServer:
         if self.broken is not None:
             raise self.broken
 
-    def reply_to(self, path: str, headers: dict[str, str], body: bytes) -> Reply:
-        with self.lock:
-            seen = Seen(len(self.seen), path, headers, json.loads(body))
-            self.seen.append(seen)
-            self.times.append(time.monotonic())
+    def see(self, method: str, path: str, headers: dict[str, str], body: bytes) -> S:
+        raise NotImplementedError
+
+    def reply(self, seen: S) -> Reply:
+        number = seen.number  # type: ignore[attr-defined]
+        found: Reply = self.script(seen) if callable(self.script) else self.script[min(number, len(self.script) - 1)]
+        return found
+
+    def reply_to(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
         try:
-            return self.script(seen) if callable(self.script) else self.script[min(seen.number, len(self.script) - 1)]
+            with self.lock:
+                seen = self.see(method, path, headers, body)
+                self.seen.append(seen)
+                self.times.append(time.monotonic())
+            return self.reply(seen)
         except Exception as error:
             self.broken = error
             raise
@@ -126,6 +130,23 @@ class JudgeServer:
             self.most_busy = max(self.most_busy, self.busy)
 
 
+class JudgeServer(ScriptedServer[Seen]):
+    def __init__(self, script: Reply | Sequence[Reply] | Callable[[Seen], Reply]) -> None:
+        super().__init__([script] if isinstance(script, Reply) else script)
+
+    @property
+    def address(self) -> str:
+        return f"{self.root}/v1"
+
+    @property
+    def word(self) -> str:
+        """What `--judge` takes."""
+        return f"{self.address}#{MODEL}"
+
+    def see(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Seen:
+        return Seen(len(self.seen), path, headers, json.loads(body))
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True  # a kept connection must not hold up the end of a test
     request_queue_size = 64
@@ -134,18 +155,21 @@ class _Server(ThreadingHTTPServer):
         """A client that has hung up is part of the play."""
 
 
-def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
+def _handler(server: ScriptedServer[Any]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # or each reply takes 40 ms
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            body = self.rfile.read(int(headers.get("content-length", 0)))
             server.count(1)
             try:
-                self.answer(server.reply_to(self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+                self.answer(server.reply_to(self.command, self.path, headers, body))
             finally:
                 server.count(-1)
+
+        do_GET = do_POST
 
         def answer(self, reply: Reply) -> None:
             server.stopped.wait(reply.delay)

@@ -16,12 +16,16 @@ import pytest
 from PIL import Image
 
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.model import Bridge
+from metabridge.bridge.pipeline import BridgePipeline
 from metabridge.eval.items import Unscored
 from metabridge.eval.judges import Judge, JudgeError, Message, Request, canary, load, words
 from metabridge.eval.judges.answers import Answer
 from metabridge.eval.judges.asking import ParseError, Unparsed, ask
 from metabridge.eval.judges.cache import Recorded, key_of
 from metabridge.eval.judges.canary import CANARIES, Canary, yes_or_no
+from metabridge.eval.subjects.bridge import BridgeSubject
+from metabridge.scripts.eval_run import judge_brain
 from tests.eval.judge_server import JudgeServer, Reply, Seen, says
 
 
@@ -292,11 +296,11 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 # the brain
 
 
-def brain(say: str = "yes", **settings: Any) -> tuple[Judge, list[tuple[str, list[Image.Image]]]]:
-    heard: list[tuple[str, list[Image.Image]]] = []
+def brain(say: str = "yes", **settings: Any) -> tuple[Judge, list[tuple[str, list[Image.Image], int]]]:
+    heard: list[tuple[str, list[Image.Image], int]] = []
 
-    def answer(text: str, images: list[Image.Image]) -> str:
-        heard.append((text, images))
+    def answer(text: str, images: list[Image.Image], max_new_tokens: int) -> str:
+        heard.append((text, images, max_new_tokens))
         return say
 
     return load("brain", answer=answer, identity={"id": "flatland", "fingerprint": "f" * 8}, **settings), heard
@@ -307,8 +311,8 @@ def test_the_brain_is_asked_in_one_turn(tmp_path: Path, caplog: pytest.LogCaptur
     picture = Image.new("RGB", (8, 4))
     messages = (Message("system", ("Count.",)), Message("user", ("Look:", picture, "How many?")))
     with pytest.raises(Unparsed):
-        ask(judge, Request(messages, max_side=4, extra={"top_p": 1}), number)
-    assert [text for text, _ in heard][:2] == ["Count.\n\nLook:\nHow many?"] * 2
+        ask(judge, Request(messages, max_tokens=77, max_side=4, extra={"top_p": 1}), number)
+    assert [(text, most) for text, _, most in heard][:2] == [("Count.\n\nLook:\nHow many?", 77)] * 2
     assert heard[2][0].startswith("Count.\n\nLook:\nHow many?\n\nYour answer was:\ntwo\n\nThat answer could not be read: it is no number.")
     assert [image.size for image in heard[2][1]] == [(4, 2)]
     assert judge.identity == {"kind": "brain", "id": "flatland", "revision": "f" * 8, "host": None, "fingerprint": "f" * 8}
@@ -326,6 +330,15 @@ def test_the_brain_has_a_budget_and_no_temperature(tmp_path: Path) -> None:
     silent, _ = brain("<think>", folder=tmp_path / "other")
     with pytest.raises(JudgeError, match="empty answer"):
         silent.ask(question())
+
+
+def test_the_brain_of_a_bridge_says_as_much_as_the_request_allows(bridge: Bridge, picture: Image.Image) -> None:
+    pipeline = BridgePipeline(bridge)
+    answer, identity = judge_brain(BridgeSubject(pipeline, {}))
+    for most in (2, 9):
+        assert answer("How many?", [picture], most) == pipeline.answer("How many?", picture, max_new_tokens=most)
+    assert answer("How many?", [picture], 2) != answer("How many?", [picture], 9)
+    assert identity["fingerprint"] == bridge.brain.identity["fingerprint"]
 
 
 # canaries

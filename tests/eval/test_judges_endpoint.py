@@ -18,12 +18,14 @@ import pytest
 from PIL import Image
 
 from metabridge.bridge.errors import UserError
+from metabridge.eval import http_client
+from metabridge.eval.calls import Budget
+from metabridge.eval.http_client import LONGEST_PAUSE, LONGEST_WAIT, TRIES
 from metabridge.eval.items import Unscored
-from metabridge.eval.judges import JudgeError, Message, Request, endpoint, load
+from metabridge.eval.judges import SPENT, JudgeError, Message, Request, load
 from metabridge.eval.judges.asking import ParseError, Unparsed, ask
-from metabridge.eval.judges.budget import Budget
 from metabridge.eval.judges.cache import Recorded
-from metabridge.eval.judges.endpoint import LONGEST_PAUSE, LONGEST_WAIT, OUTAGE, TRIES, Endpoint
+from metabridge.eval.judges.endpoint import OUTAGE, Endpoint
 from tests.eval.judge_server import DROPPED, MODEL, JudgeServer, Reply, Seen, fails, of, says
 
 KEY = "sk-test-0123456789abcdef"
@@ -195,7 +197,7 @@ def test_the_key_goes_into_the_header_and_nowhere_else(monkeypatch: pytest.Monke
         inner = client(server)
         assert Recorded(inner, tmp_path / "judge.jsonl").ask(question()) == "You sent [key]."
         assert {seen.headers["authorization"] for seen in server.seen} == {f"Bearer {KEY}"}
-        assert KEY not in f"{inner!r} {vars(inner)} {inner._key} {inner.identity}"
+        assert KEY not in f"{inner!r} {vars(inner)} {vars(inner._client)} {inner._client._key} {inner.identity}"
         monkeypatch.delenv("METABRIDGE_JUDGE_KEY")
         client(server).ask(question())
         assert server.seen[-1].headers["authorization"] == f"Bearer {other}"
@@ -322,6 +324,7 @@ def test_the_body_says_what_was_asked() -> None:
         ("", "/v1/chat/completions"),
         ("/v1/", "/v1/chat/completions"),
         ("/x/v1/chat/completions", "/x/v1/chat/completions"),
+        ("/chat/completions", "/chat/completions"),
         ("/v1?api-version=3", "/v1/chat/completions?api-version=3"),
     ],
 )
@@ -335,7 +338,7 @@ def test_addresses_may_end_early(end: str, path: str, tmp_path: Path) -> None:
 
 def test_the_budget_counts_every_call(tmp_path: Path) -> None:
     with JudgeServer([fails(500), GOOD]) as server:
-        judge = Recorded(client(server, budget=Budget(3)), tmp_path / "judge.jsonl")
+        judge = Recorded(client(server, budget=Budget(3, SPENT)), tmp_path / "judge.jsonl")
         assert ask(judge, question("a"), score).value == 2  # two calls
         assert ask(judge, question("b"), score).value == 2  # the third
         for text in ("c", "d"):
@@ -406,7 +409,7 @@ FAULTS = (fails(429, retry_after="0.01"), fails(500), DROPPED, Reply(b'{"choices
 
 def test_twenty_at_once_with_a_third_of_all_calls_failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every answer belongs to its question, whatever happened on the way; no call is made that was not needed, none twice."""
-    monkeypatch.setattr(endpoint, "PAUSE", 0.01)
+    monkeypatch.setattr(http_client, "PAUSE", 0.01)
     faults = {number: _faults(number) for number in range(60)}
     asked = dict.fromkeys(faults, 0)
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from metabridge.adapters.processors import load_processor
 from metabridge.bridge.errors import UserError
+from metabridge.eval.calls import Budget
 from metabridge.eval.judges import JudgeError, Message, Request, load
-from metabridge.eval.judges.budget import Budget
 from metabridge.eval.judges.local import Local
 
 LENGTH = 24

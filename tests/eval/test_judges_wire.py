@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metabridge.eval.address import HIDDEN, Key
+from metabridge.eval.calls import Again, Stop
+from metabridge.eval.http_client import retry_after
 from metabridge.eval.judges import JudgeError
 from metabridge.eval.judges.answers import without_thought
-from metabridge.eval.judges.key import HIDDEN, Key
-from metabridge.eval.judges.wire import Again, Stop, read, retry_after, same_model
+from metabridge.eval.judges.wire import read, same_model
 
 KEY = Key("METABRIDGE_JUDGE_KEY", "sk-0123456789")
 JSON = st.recursive(

@@ -21,10 +21,10 @@ from PIL import Image
 from metabridge.bridge.errors import UserError
 from metabridge.eval import plan
 from metabridge.eval.generate import drawn, generate
-from metabridge.eval.http_client import BAD_TRIES, LONGEST_WAIT, OUTAGE, TRIES
+from metabridge.eval.http_client import BAD_TRIES, LONGEST_WAIT, TRIES
 from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK
 from metabridge.eval.subjects import Drawing
-from metabridge.eval.subjects.endpoint import EndpointSubject, load
+from metabridge.eval.subjects.endpoint import OUTAGE, EndpointSubject, load
 from tests.eval.image_server import MODEL, ImageServer, Seen, color, encoded, paints
 from tests.eval.judge_server import DROPPED, Reply, fails, of
 from tests.eval.small_benchmark import NOTHING, PROMPTS, planned, small
@@ -360,13 +360,17 @@ def test_what_was_had_before_an_outage_stays(tmp_path: Path, caplog: pytest.LogC
         with pytest.raises(UserError, match=r"does not answer any more \(503, at the last of 8 tries\); see that it runs"):
             generate(made, tmp_path, subject)
         assert sum(record["state"] == OK for record in drawn(tmp_path).values()) == 5
-        assert any("does not answer any more" in record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+        assert "3 of 4 pictures could not be had, the first: 503, at the last of 8 tries" in caplog.text
         assert len(server.seen) == 5 + OUTAGE * TRIES
         server.script = paints
         before = len(server.seen)
         generate(made, tmp_path, subject_at(server))
         assert len(server.seen) - before == 35
         assert {record["state"] for record in drawn(tmp_path).values()} == {OK}
+    with ImageServer(lambda seen: paints(seen) if seen.number < 5 else fails(503)) as server:  # all in one piece
+        drawings = subject_at(server, concurrency=1).draw("bridge", made.samples(), [()] * 40, {})
+        assert [drawing.state for drawing in drawings] == [OK] * 5 + [INFRA_ERROR] * 35
+        assert any("does not answer any more" in record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
 
 
 def test_a_chunk_without_any_picture_ends_the_run(caplog: pytest.LogCaptureFixture) -> None:
