@@ -61,6 +61,7 @@ class EndpointSubject:
         self._client, self._model, self._concurrency = client, model, concurrency
         self._left_out: set[str] = set()
         self._warned, self._lock = False, Lock()
+        self._lost = 0  # pictures in a row
         self.identity: Mapping[str, Any] = {"kind": "endpoint", "name": name, **identity}
 
     def generation(self, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,10 +87,13 @@ class EndpointSubject:
                 f"{self._client.name}: {len(lost)} of {len(drawings)} pictures could not be had, the first: {lost[0]}; "
                 "when that is mended, run the same command again: what is done stays done"
             )
+            self._lost = self._lost + len(lost) if len(lost) == len(drawings) else 0
             # a few may be what the endpoint never takes, and must not keep the others from being scored
-            if len(lost) == len(drawings) and (self._client.stopped or len(lost) >= OUTAGE):
+            if len(lost) == len(drawings) and (self._client.stopped or self._lost >= OUTAGE):
                 raise UserError(told)
             log.warning("%s", told)
+        else:
+            self._lost = 0
         return drawings
 
     def _drawing(self, sample: Sample, images: Sequence[Image.Image], settings: Mapping[str, Any]) -> Drawing:

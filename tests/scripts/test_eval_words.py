@@ -98,3 +98,22 @@ def test_the_calls_of_a_judge_are_counted(name: str, test_data: Path) -> None:
     assert one.data is not None and one.judge is not None
     items = one.items(test_data / "bench_data" / one.data.folder)
     assert sum(one.scorer_module().calls(one.scorer_options, item) for item in items) * one.images == one.judge.calls
+
+
+def test_the_list_says_what_each_takes(metabridge: Command) -> None:
+    code, out, _ = metabridge("ls", "benchmarks", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert code == 0 and rows["geneval"] == {
+        "name": "geneval",
+        "status": "variant",
+        "reason": "GenEval: composition by six tags, scored by a detector and fixed rules",
+        "task": "t2i",
+        "prompts": "553",
+        "images": "4",
+        "judge": "none",
+        "scored by": "detector, clip",
+        "licence": "MIT",
+    }
+    assert rows["wise"]["judge"] == rows["wise"]["scored by"] != "none" and rows["think"]["status"] == "suite"
+    code, table, _ = metabridge("eval", "list")
+    assert code == 0 and all(name in table for name in rows)
