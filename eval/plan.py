@@ -176,7 +176,9 @@ def save(plan: Plan, folder: Path) -> Plan:
                     f"{folder} holds another evaluation: its {key} is {there.get(key)}, asked for is {asked[key]}; "
                     "give another folder with -o, or remove this one"
                 )
-        return Plan(earlier.identity, earlier.items, plan.scoring, plan.definition)
+        plan = Plan(earlier.identity, earlier.items, plan.scoring, plan.definition)
+        if plan.scoring == earlier.scoring:
+            return plan
     store.write_json(path, {"identity": plan.identity, "scoring": plan.scoring, "items": [asdict(item) for item in plan.items]})
     return plan
 

@@ -203,7 +203,8 @@ def score_stage(words: Sequence[str], options: Options, out: Path | None) -> Non
     options.refuse_all_but((*SCORING, "shard"), "score", PLANNED)
     folder = stage_folder("score", words, out)
     planned = load_plan(folder)
-    subject = planned_subject(planned, options) if (options.judge or planned.scoring.get("judge")) == "brain" else None
+    by_brain = (options.judge or planned.scoring.get("judge")) == "brain"
+    subject = planned_subject(planned, options) if by_brain or planned.identity["model"]["kind"] == "official" else None
     done = score(planned, folder, options, subject)
     counts = ", ".join(f"{state} {number}" for state, number in done.result["pictures"].items())
     say(f"{len(done.scored)} pictures ({counts}){told(done)}. Result: {folder / 'result.json'}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from metabridge.eval import benchmarks
 from metabridge.eval.benchmarks import BADGES, Benchmark, JudgeNeed
 from metabridge.eval.data import DataSpec
+from metabridge.eval.tables import capital
 from metabridge.scripts.figure import fill
 
 
@@ -36,7 +37,7 @@ def section(one: Benchmark) -> list[str]:
         f"- **Data**: {data(one.data)}",
         f"- **Scored by**: {judge(one)}",
         f"- **Numbers**: {numbers}.",
-        f"- **Badge**: {one.badge}, {BADGES[one.badge]}. {one.badge_note}".rstrip(". ") + ".",
+        f"- **Badge**: {one.badge}, {BADGES[one.badge]}. {capital(one.badge_note)}".rstrip(". ") + ".",
     ]
     return rows + [f"- {note}" for note in one.notes]
 
@@ -50,7 +51,7 @@ def data(spec: DataSpec | None) -> str:
         return "none needed."
     words = [f"[{spec.url.removeprefix('https://')}]({spec.url}), licence: {spec.licence}"]
     if spec.accept:
-        words.append("taken only with `--accept-licence`")
+        words.append(f"taken only with `--accept-licence {spec.folder}`")
     if spec.files:
         words.append(
             f"{len(spec.files)} pinned file{'s' if len(spec.files) > 1 else ''} in `{spec.folder}/`, fetched and checked by sha256"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,9 @@ def test_a_group_with_nothing_to_count_is_left_out_and_named() -> None:
     assert tables.warnings({"pictures": {"infra_error": 0, "model_error": 0}, "scores": {"score": found}}) == [
         f"Nothing to count in {groups[1]}: not in every overall number."
     ]
+
+
+def test_a_plan_remembers_how_it_is_to_be_scored_now(small_plan: plan.Plan, tmp_path: Path) -> None:
+    plan.save(small_plan, tmp_path)
+    asked = replace(small_plan, scoring={"judge": "brain"})
+    assert plan.save(asked, tmp_path).scoring == plan.load(tmp_path).scoring == {"judge": "brain"}
