@@ -91,15 +91,14 @@ def tables(a: Side, b: Side) -> tuple[list[Table], list[str]]:
     refuse_unlike(a, b)
     found = families(a, b)
     made = [comparison(f.title, (a.name, b.name), f.groups, f.gap, a.plan.definition, f.metric) for f in found]
-    return made, verdicts([(f.title, f.gap["overall"], f.metric) for f in found], "the two")
+    return made, verdicts([(f.title, f.gap.get("overall", {}), f.metric) for f in found], "the two")
 
 
 def verdicts(gaps: Sequence[tuple[str, Mapping[str, Any], Metric]], between: str) -> list[str]:
-    known = [(title, cell, metric) for title, cell, metric in gaps if cell["value"] is not None]
-    corrected = stats.holm({title: cell["p"] for title, cell, _ in known})
+    known = [(title, cell, metric) for title, cell, metric in gaps if cell.get("value") is not None]
+    corrected = stats.holm({str(place): cell["p"] for place, (_, cell, _) in enumerate(known)})
     lines = []
-    for title, cell, metric in known:
-        p = corrected[title]
+    for (title, cell, metric), p in zip(known, corrected.values(), strict=True):
         said = f"no difference between {between} is shown" if p > 0.05 else "a difference"
         interval = f"{cell['value']:+.{metric.digits}f} [{cell['low']:+.{metric.digits}f}, {cell['high']:+.{metric.digits}f}]"
         lines.append(f"{title}: {interval}, p = {p:.4f} after Holm over {len(known)}: {said}")
@@ -120,4 +119,4 @@ def across(a: Side, b: Side, name: str) -> tuple[str, dict[str, Any], Metric]:
     if not shared:
         raise UserError(f"{name}: {a.name} and {b.name} share no prompt; nothing can be subtracted")
     gap = differences([first[key] for key in shared], [second[key] for key in shared], metric, a.plan.definition)
-    return name, gap["overall"], metric
+    return name, gap.get("overall", {}), metric

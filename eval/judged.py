@@ -25,6 +25,7 @@ def judged(scored: Sequence[Scored], judge: Judge | None) -> dict[str, Any]:
     if judge.identity["kind"] != "replay":  # which looks at nothing
         drift = canary.drift(judge)
         found["canary"] = {"right": drift.right, "of": drift.of, "wrong": list(drift.wrong), "unanswered": list(drift.unanswered)}
-        if drift.right < LEAST_RIGHT * drift.of:
-            found["warnings"].append(f"The judge is right about {drift.right} of {drift.of} known pictures: its scores are doubtful.")
+        answered = drift.of - len(drift.unanswered)
+        if drift.right < LEAST_RIGHT * answered:
+            found["warnings"].append(f"The judge is right about {drift.right} of {answered} known pictures: its scores are doubtful.")
     return found

@@ -179,6 +179,8 @@ def save(plan: Plan, folder: Path) -> Plan:
         plan = Plan(earlier.identity, earlier.items, plan.scoring, plan.definition)
         if plan.scoring == earlier.scoring:
             return plan
+    elif (folder / "drawn.jsonl").exists():
+        raise UserError(f"{folder}: pictures of a plan that is not there any more; give another folder with -o, or remove this one")
     store.write_json(path, {"identity": plan.identity, "scoring": plan.scoring, "items": [asdict(item) for item in plan.items]})
     return plan
 

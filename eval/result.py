@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metabridge.bridge.errors import UserError
 from metabridge.eval import stats, store
 from metabridge.eval.benchmarks import Benchmark, Metric
 from metabridge.eval.columns import columns, gaps, put
@@ -69,14 +70,15 @@ def _tables(plan: Plan, scored: Sequence[Scored], services: Services) -> dict[st
         put(tree, gap.path, differences(*pair, gap.first.metric, benchmark))
     thoughts = [s for s in scored if s.sample.row == "think" and "rewrite" in s.sample.item.want]
     if thoughts:  # share of thoughts that are the canonical rewrite, word for word
-        tree["thoughts"] = group(thoughts, Metric("thought"), benchmark, {}, services, lambda s: {"thought": float(_thought_is_right(s))})
+        tree["thoughts"] = group(thoughts, Metric("thought"), benchmark, {}, services, _thought)
     if benchmark.facets:
         tree["facets"] = {row: _facets([s for s in scored if s.sample.row == row]) for row in rows}
     return tree
 
 
-def _thought_is_right(scored: Scored) -> bool:
-    return (scored.thought or "").strip() == scored.sample.item.want["rewrite"]
+def _thought(s: Scored) -> dict[str, float] | None:
+    """1 for the canonical rewrite; None where nothing was thought yet."""
+    return {"thought": float((s.thought or "").strip() == s.sample.item.want["rewrite"])} if s.state != INFRA_ERROR else None
 
 
 Values = Callable[[Scored], Mapping[str, float] | None]
@@ -122,7 +124,7 @@ def values_of(s: Scored, metric: Metric, benchmark: Benchmark) -> Mapping[str, f
     if hasattr(module, "worst"):
         worst: Mapping[str, float] = module.worst(benchmark.scorer_options, s.sample.item)
         return worst if metric.source in worst else None
-    return None if metric.worst is None else {metric.source: metric.worst}
+    return None if metric.worst is None else {metric.source: metric.worst, f"{metric.source}.of": 1.0}
 
 
 Clusters = dict[str, dict[str, list[stats.Picture]]]
@@ -147,7 +149,11 @@ def _cell(clusters: Clusters, metric: Metric, chance: float | None) -> Cell:
     more = {} if chance is None else {"chance": round(chance, 6)}
     how = {**_how(clusters, metric), "low": metric.low, "high": metric.high}
     if unscored := _unscored(clusters):
-        least, most = (None if end is None else round(end, 6) for end in stats.bounds(clusters, **how))
+        try:
+            ends = stats.bounds(clusters, **how)
+        except UserError:  # a group of a ratio whose scored pictures have nothing to count
+            ends = (None, None)
+        least, most = (None if end is None else round(end, 6) for end in ends)
         return {**_UNKNOWN, **_counts(clusters), "unscored": unscored, "bounds": {"least": least, "most": most}, **more}
     return {**_numbers(stats.estimate(clusters, **how)), **more}
 
@@ -179,8 +185,16 @@ def differences(first: Sequence[Scored], second: Sequence[Scored], metric: Metri
 def _difference(a: Clusters, b: Clusters, metric: Metric) -> Cell:
     if unscored := _unscored(a, b):
         return {**_UNKNOWN, **_counts(a), "unscored": unscored}
+    alike = {name: [p for p in a[name] if _counted(a[name][p]) and p in b[name] and _counted(b[name][p])] for name in a}
+    if not all(alike.values()):
+        return {**_UNKNOWN, **_counts(a), "unscored": 0}
+    a, b = ({name: {p: side[name][p] for p in alike[name]} for name in side} for side in (a, b))
     estimate = stats.paired_estimate(a, b, **_how(a, metric))
     return {**_numbers(estimate), "p": round(estimate.p or 0.0, 6)}
+
+
+def _counted(pictures: Sequence[stats.Picture]) -> bool:
+    return any(picture is not None and picture[1] for picture in pictures)
 
 
 def _numbers(estimate: stats.Estimate) -> Cell:

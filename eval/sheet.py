@@ -62,10 +62,12 @@ def _tile(s: Scored, folder: Path, metric: Metric, data: Path | None) -> Tile:
     good = goodness(metric)(s)
     mark = "right" if good >= 1 else "wrong" if good < 0.5 else "partly"
     badge = "" if good in (0, 1) or metric.source not in s.values else f"{_value(s, metric):.{metric.digits}f}"
-    if not (folder / s.sample.file).exists():
-        return Tile(None, tuple(lines), mark, badge)
-    with Image.open(folder / s.sample.file) as image:
-        return Tile(_beside(s, image.convert("RGB"), data), tuple(lines), mark, badge)
+    try:
+        with Image.open(folder / s.sample.file) as image:
+            shown = _beside(s, image.convert("RGB"), data)
+    except (OSError, SyntaxError, ValueError):  # gone or damaged since it was scored: the number stands, the picture cannot
+        shown = None
+    return Tile(shown, tuple(lines), mark, badge)
 
 
 def _value(s: Scored, metric: Metric) -> float:

@@ -22,6 +22,7 @@ from metabridge.scripts.eval_run import (
     draw,
     judge_of,
     make_plan,
+    models_of,
     say_plan,
     score,
     show,
@@ -85,6 +86,8 @@ def evaluate(model: str, options: Options, out: Path | None, only_plan: bool) ->
 
     suite = suites.find(options.suite or SUITE)
     base = out or Path("evals") / Path(model.rpartition("#")[2].rpartition(":")[2]).name
+    if (options.processes or 1) > 1 and (options.shard or options.max_image_calls is not None):
+        raise UserError("--processes: takes neither --shard nor --max-image-calls beside it; start the shards yourself")
     asked = [own_options(options, entry, suite) for entry in suite.entries]
     missing([entry.benchmark for entry in suite.entries], asked, only_plan)
     subject, done = None, []
@@ -123,7 +126,7 @@ def missing(wanted: Sequence[Benchmark], asked: Sequence[Options], only_plan: bo
     """What stands in the way, before any work: data, licence, judge. A plan names everything at once."""
     found = []
     for benchmark, options in zip(wanted, asked, strict=True):
-        for check in (data_of, judge_of):
+        for check in (data_of, judge_of, models_of):
             try:
                 check(benchmark, options)
             except UserError as error:
@@ -156,7 +159,7 @@ def in_processes(number: int, folder: Path, options: Options) -> None:
     """Draw in several processes, each with every so-manyth chunk; a GPU each, where there are as many."""
     import torch
 
-    words = [sys.executable, "-m", "metabridge.scripts.cli", "eval", "generate", str(folder), *options.words("data")]
+    words = [sys.executable, "-m", "metabridge.scripts.cli", "eval", "generate", str(folder), *options.words("data", "device")]
     children = []
     for index in range(number):
         environment = dict(os.environ)

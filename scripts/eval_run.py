@@ -152,12 +152,8 @@ def services_of(planned: Plan, options: Options, subject: Subject | None, folder
             answer=answer,
             identity=identity,
         )
-    models = {**benchmark.models, **said.get("models", {}), **options.models}
-    if wrong := [role for role in models if role not in benchmark.models]:
-        raise UserError(f"--model {wrong[0]}: {benchmark.name} has no such model; it has: {', '.join(benchmark.models) or '(none)'}")
+    models = {**benchmark.models, **said.get("models", {}), **models_of(benchmark, options)}
     compat = options.compat or said.get("compat", "none")
-    if compat not in ("none", "official"):
-        raise UserError(f"--compat {compat}: it is none or official")
     where = options if options.data else _with_data(options, said.get("data"))
     return Services(data_of(benchmark, where), judge, models, compat, device_of(options))
 
@@ -168,7 +164,20 @@ def judge_of(benchmark: Benchmark, options: Options) -> str | None:
         raise UserError(f"--judge {options.judge}: has no effect on {benchmark.name}, which asks no judge; leave it out")
     if benchmark.judge is not None and benchmark.judge.needed and not options.judge:
         raise UserError(f"--judge: {benchmark.name} is scored by a judge; {judge_advice(benchmark)}")
+    if options.judge:
+        from metabridge.eval.judges import words
+
+        words.parse(options.judge)  # before it stands in a plan: an address may hold a secret
     return options.judge
+
+
+def models_of(benchmark: Benchmark, options: Options) -> Mapping[str, str]:
+    """Models from elsewhere, of roles that the benchmark has."""
+    if wrong := next((role for role in options.models if role not in benchmark.models), None):
+        raise UserError(f"--model {wrong}: {benchmark.name} has no such model; it has: {', '.join(benchmark.models) or '(none)'}")
+    if options.compat not in (None, "none", "official"):
+        raise UserError(f"--compat {options.compat}: it is none or official")
+    return options.models
 
 
 def _with_data(options: Options, path: str | None) -> Options:

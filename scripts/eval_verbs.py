@@ -44,6 +44,8 @@ def report(words: Sequence[str], options: Options, out: Path | None) -> None:
         return show(finished(folders[0]), options)
     from metabridge.eval.suites import Suite
 
+    if out is None and len(words) > 1:
+        raise UserError("-o: missing; several folders side by side want a folder of their own: metabridge eval report DIR DIR -o DIR")
     overview(out or Path(words[0]), [finished(folder) for folder in folders], Suite(()))
 
 

@@ -7,6 +7,8 @@ how values become the table. docs/evaluation.md shows one from scratch.
 from __future__ import annotations
 
 import importlib
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -131,6 +133,16 @@ class Benchmark:
     def items(self, data: Path | None) -> list[Item]:
         """Every prompt, in the benchmark's order."""
         items: list[Item] = _module("metabridge.eval.readers", self.reader, "a list of Items").load(self.reader_options, data)
+        if not items:
+            raise UserError(f"{self.name}: its reader gives no prompts; see that its files are whole")
+        places = Counter((item.group, item.id) for item in items)
+        for item in items:
+            if not re.fullmatch(r"[\w.,+-]+", item.id) or ".." in item.id or "/" in item.group:
+                raise UserError(f"{self.name}: {item.group}/{item.id!r} is no name for a picture's file; mend its reader")
+            if places[item.group, item.id] > 1:
+                raise UserError(
+                    f"{self.name}: {item.group}/{item.id} is there {places[item.group, item.id]} times; give each prompt its own id"
+                )
         known = [group for part in self.parts.values() for group in part.groups]
         if wrong := next((item.group for item in items if item.group not in known), None):
             raise UserError(f"{self.name}: {unknown(wrong, known, 'group')}; its reader gives another than its file names")

@@ -162,7 +162,10 @@ def _handler(server: ScriptedServer[Any]) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
-            body = self.rfile.read(int(headers.get("content-length", 0)))
+            length = int(headers.get("content-length", 0))
+            if len(body := self.rfile.read(length)) < length:  # the client was killed
+                self.close_connection = True
+                return
             server.count(1)
             try:
                 self.answer(server.reply_to(self.command, self.path, headers, body))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -257,3 +259,30 @@ def test_a_plan_remembers_how_it_is_to_be_scored_now(small_plan: plan.Plan, tmp_
     plan.save(small_plan, tmp_path)
     asked = replace(small_plan, scoring={"judge": "brain"})
     assert plan.save(asked, tmp_path).scoring == plan.load(tmp_path).scoring == {"judge": "brain"}
+
+
+def test_thoughts_that_were_not_thought_yet_are_not_wrong(small_plan: plan.Plan, tmp_path: Path) -> None:
+    chosen = plan.save(small_plan, tmp_path)
+    cell = scored(chosen, tmp_path)["thoughts"]["overall"]
+    assert cell["value"] is None and cell["unscored"] == cell["n"]
+
+
+def test_drawings_without_their_plan_are_not_taken_for_another_ones(small_plan: plan.Plan, tmp_path: Path) -> None:
+    evaluate(small_plan, tmp_path, Oracle())
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(UserError, match="pictures of a plan that is not there any more; give another folder"):
+        plan.save(small_plan, tmp_path)
+
+
+def test_a_readers_slips_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    flatland = benchmarks.load("flatland")
+    items = flatland.items(None)[:2]
+    module = importlib.import_module("metabridge.eval.readers.flatland")
+    for given, line in [
+        ([], "flatland: its reader gives no prompts"),
+        ([items[0], items[0]], "flatland: single/single-000 is there 2 times; give each prompt its own id"),
+        ([replace(items[0], id="../../up")], "is no name for a picture's file; mend its reader"),
+    ]:
+        monkeypatch.setattr(module, "load", lambda options, data, given=given: given)
+        with pytest.raises(UserError, match=re.escape(line)):
+            flatland.items(None)

@@ -117,3 +117,18 @@ def test_the_list_says_what_each_takes(metabridge: Command) -> None:
     assert rows["wise"]["judge"] == rows["wise"]["scored by"] != "none" and rows["think"]["status"] == "suite"
     code, table, _ = metabridge("eval", "list")
     assert code == 0 and all(name in table for name in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--judge", "http://bob:hunter2@127.0.0.1:9/v1#m"], "a name or password stands in the address"),
+        (["--judge", "nonsense"], "no such kind of judge"),
+        (["--judge", "brain", "--compat", "foo"], "--compat foo: it is none or official"),
+        (["--judge", "brain", "--model", "detctor=x"], "--model detctor: small_wise has no such model"),
+        (["--judge", "brain", "--processes", "2", "--shard", "1/2"], "--processes: takes neither --shard nor --max-image-calls"),
+    ],
+)
+def test_what_scoring_would_refuse_is_refused_before_drawing(metabridge: Command, tmp_path: Path, words: list[str], line: str) -> None:
+    said = refused(metabridge, "flatland", "--suite", families.wise(tmp_path), "--data", tmp_path / "data", *words, "-o", "out")
+    assert line in said and "hunter2" not in said and not Path("out").exists()
