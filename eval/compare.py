@@ -51,6 +51,12 @@ def refuse_unlike(a: Side, b: Side) -> None:
             f"{a.name} is {a.result['variant']}, {b.name} is {b.result['variant']}: two variants of a score do not compare; "
             "score one of them again, by `metabridge eval score DIR --judge ...`"
         )
+    first, second = (side.result["identity"]["scoring"].get("definition") for side in (a, b))
+    if first != second:
+        raise UserError(
+            f"{a.name} and {b.name} are scored by two files of {one['name']} whose options, metrics or groups "
+            "differ; score them by the same one"
+        )
 
 
 @dataclass(frozen=True)

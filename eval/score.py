@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def score(
     shard: tuple[int, int] = (0, 1),
 ) -> None:
     """Score what is not scored yet by this scorer. A picture that was drawn anew since is looked at again."""
-    by, there = tag(scorer.identity), drawn(folder)
+    by, there = tag(identity_of(plan, scorer)), drawn(folder)
     earlier = _records(folder, by)
     chunks = plan.chunks()[shard[0] :: shard[1]]
     open_ones: list[tuple[Sample, Record]] = []
@@ -72,6 +72,14 @@ def read(plan: Plan, folder: Path, by: str) -> list[Scored]:
     records = _records(folder, by)
     empty = {"state": INFRA_ERROR, "values": {}, "reason": "not scored", "thought": None}
     return [_scored(sample, records.get(sample.key, empty), folder) for sample in plan.samples()]
+
+
+def identity_of(plan: Plan, scorer: Scorer) -> dict[str, Any]:
+    """The scorer's identity, and a hash of how the benchmark's file uses it: another option or weight is another score."""
+    benchmark = plan.definition
+    parts = {name: part.groups for name, part in benchmark.parts.items()}
+    used = {"options": benchmark.scorer_options, "metrics": [asdict(metric) for metric in benchmark.metrics], "parts": parts}
+    return {**scorer.identity, "definition": hashlib.sha256(json.dumps(used, sort_keys=True, default=str).encode()).hexdigest()[:16]}
 
 
 def tag(identity: Mapping[str, Any]) -> str:

@@ -245,10 +245,11 @@ def summarize(planned: Plan, folder: Path, scorer: Scorer, services: Services) -
     """result.json of what is scored, with what is to be known of the judge."""
     from metabridge.eval import result
     from metabridge.eval.judged import judged
-    from metabridge.eval.score import read, tag
+    from metabridge.eval.score import identity_of, read, tag
 
-    scored = read(planned, folder, tag(scorer.identity))
-    summary = result.summarize(planned, scored, scorer.identity, services, judged(scored, services.judge))
+    identity = identity_of(planned, scorer)
+    scored = read(planned, folder, tag(identity))
+    summary = result.summarize(planned, scored, identity, services, judged(scored, services.judge))
     result.write(summary, folder)
     return Evaluation(planned, folder, scored, summary)
 

@@ -246,7 +246,11 @@ def test_from_a_folder_of_grids_to_the_result(tmp_path: Path) -> None:
     scores.score(planned, tmp_path / "out", scorer)
     assert len(judge.asked) == sum(questions.calls({}, sample.item) for sample in planned.samples()) == 4 * 8
     found = result.summarize(
-        planned, scores.read(planned, tmp_path / "out", scores.tag(scorer.identity)), scorer.identity, Services(data), {}
+        planned,
+        scores.read(planned, tmp_path / "out", scores.tag(scores.identity_of(planned, scorer))),
+        scorer.identity,
+        Services(data),
+        {},
     )
     assert found["variant"] == "small/scripted-1" and found["pictures"] == {"ok": 12, "model_error": 0, "infra_error": 0}
     assert found["scores"]["score"]["overall"]["value"] == pytest.approx(100 * (1 + 1 + 1 / 2) / 3, abs=1e-5)

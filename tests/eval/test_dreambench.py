@@ -156,7 +156,7 @@ def test_from_photographs_to_numbers(tmp_path: Path) -> None:
     services = Services(data, models={**shipped.models, **models})
     scorer = embedding.load(shipped.scorer_options, services)
     score.score(chosen, folder, scorer)
-    scored = score.read(chosen, folder, score.tag(scorer.identity))
+    scored = score.read(chosen, folder, score.tag(score.identity_of(chosen, scorer)))
     summary = result.summarize(chosen, scored, scorer.identity, services, {})
     assert summary["variant"] == "dreambench/tiny-dino tiny-clip"
     cells = summary["scores"]["score"]

@@ -142,7 +142,7 @@ def run(data: Path, folder: Path, models: Mapping[str, str], painter: Painter) -
     services = Services(data, models={**benchmark.models, **models})
     scorer = distribution.load(benchmark.scorer_options, services)
     score.score(chosen, folder, scorer)
-    scored = score.read(chosen, folder, score.tag(scorer.identity))
+    scored = score.read(chosen, folder, score.tag(score.identity_of(chosen, scorer)))
     return result.summarize(chosen, scored, scorer.identity, services, {}), chosen
 
 

@@ -34,7 +34,7 @@ def scored(chosen: plan.Plan, folder: Path) -> dict:
     services = Services(None)
     scorer = chosen.definition.scorer_module().load({}, services)
     score.score(chosen, folder, scorer)
-    return result.summarize(chosen, score.read(chosen, folder, score.tag(scorer.identity)), scorer.identity, services, {})
+    return result.summarize(chosen, score.read(chosen, folder, score.tag(score.identity_of(chosen, scorer))), scorer.identity, services, {})
 
 
 def test_plan_counts_and_seeds(small_plan: plan.Plan) -> None:

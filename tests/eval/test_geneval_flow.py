@@ -57,7 +57,7 @@ def test_from_prompts_to_numbers_and_to_the_official_folders(test_data: Path, tm
     generate(chosen, run, painter)
     scorer = geneval.load(ORACLE, Services(data))
     score.score(chosen, run, scorer)
-    scored = score.read(chosen, run, score.tag(scorer.identity))
+    scored = score.read(chosen, run, score.tag(score.identity_of(chosen, scorer)))
     summary = result.summarize(chosen, scored, scorer.identity, Services(data), {})
 
     cells = summary["scores"]["score"]
