@@ -30,6 +30,11 @@ class Column:
     def mode(self) -> str:
         return "native" if self.row == "native" else MODES[self.row]
 
+    @property
+    def beside_others(self) -> bool:
+        """Whether its part is drawn by a bridge in several ways, so that its mode has a name."""
+        return self.path[2:3] == (self.mode,)
+
 
 @dataclass(frozen=True)
 class Gap:

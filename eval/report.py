@@ -22,7 +22,7 @@ from metabridge.eval.tables import (
     Table,
     capital,
     entry,
-    part_table,
+    part_heading,
     result_tables,
     rows_of,
     title_of,
@@ -72,7 +72,7 @@ def page(
     """The report of one evaluation; its contact sheets are written on the way."""
     results = {"bridge" if result["identity"]["model"]["kind"] == "bridge" else "model": result}
     tables = result_tables(benchmark, results, bounds)
-    figures = {part_table(benchmark, part, results).title: part_plot(benchmark, part, results) for part in benchmark.parts}
+    figures = {part_heading(benchmark, part): part_plot(benchmark, part, results) for part in benchmark.parts}
     known = published(benchmark, result)
     return Page(
         title=f"{benchmark.name}: {result['identity']['model']['name']}",
@@ -129,7 +129,7 @@ def cards(benchmark: Benchmark, result: Mapping[str, Any]) -> list[tuple[str, En
         spec = benchmark.parts[column.part]
         if column.row == "native":
             continue
-        mode = f", {column.mode}" if column.path[2:3] == (column.mode,) else ""
+        mode = f", {column.mode}" if column.beside_others else ""
         if column.part in native:
             beside = f"{NATIVE}: {entry(native[column.part], digits=headline.digits)}"
         elif "chance" in cell:
@@ -162,7 +162,7 @@ def _color(column: Column) -> str:
     """Of a way of drawing that stands beside others; a model's color is its own."""
     if column.row == "native":
         return plot.BASELINE
-    if column.path[2:3] != (column.mode,):
+    if not column.beside_others:
         return ""
     return {"bridge": plot.IMPLICIT, "think": plot.THINK, "rewrite": plot.REWRITE}[column.row]
 

@@ -1,8 +1,7 @@
 """Intervals over prompts. The pictures of one prompt are not independent, so the prompt is what is resampled (a cluster).
 
 A stratum is a group of prompts: a tag, a kind. Each is resampled on its own, and the benchmark's own aggregate is computed anew on each
-draw: by `estimate` and `paired_estimate` for every aggregate, by `proportion`, `mean` and `paired` for the unweighted mean of strata, on
-bare lists with one number per picture.
+draw.
 """
 
 from __future__ import annotations

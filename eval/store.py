@@ -47,6 +47,13 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); remove it and run again") from error
 
 
+def read_text(path: Path, advice: str = "fetch the benchmark's data again") -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {advice}") from error
+
+
 def append(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """A line each. The end of a line torn by a kill is cut off first, so that it cannot merge with what follows.
 

@@ -55,7 +55,7 @@ def way_title(column: Column, results: int, name: str) -> str:
     """What a column is called: the model where there are several, the mode where a part is drawn in several."""
     if column.row == "native":
         return NATIVE
-    modes = [column.mode] if column.path[2:3] == (column.mode,) else []
+    modes = [column.mode] if column.beside_others else []
     return ", ".join([*([name] if results > 1 or not modes else []), *modes])
 
 
@@ -86,6 +86,10 @@ def ways(benchmark: Benchmark, part: str, metric: Metric, results: Results) -> l
     return found
 
 
+def part_heading(benchmark: Benchmark, part: str) -> str:
+    return benchmark.parts[part].title or ("Scores" if len(benchmark.parts) == 1 else part)
+
+
 def part_table(benchmark: Benchmark, part: str, results: Results, bounds: bool = False) -> Table:
     """A part of the benchmark by its headline metric: rows are groups; one model's ways beside each other, or several models."""
     spec, metric = benchmark.parts[part], benchmark.metrics[0]
@@ -97,9 +101,8 @@ def part_table(benchmark: Benchmark, part: str, results: Results, bounds: bool =
         guesses = [next((cells[n]["chance"] for _, cells, _ in found if "chance" in cells.get(n, {})), None) for n in names]
         rows = [(title, [*row, Entry("" if guess is None else f"{guess:.2f}")]) for (title, row), guess in zip(rows, guesses, strict=True)]
         titles.append("chance")
-    heading = spec.title or ("Scores" if len(benchmark.parts) == 1 else part)
     note = spec.note or f"{capital(metric.title or metric.name)}: {metric.note}"
-    return Table(heading, note, (spec.label, *titles), tuple((title, tuple(row)) for title, row in rows))
+    return Table(part_heading(benchmark, part), note, (spec.label, *titles), tuple((title, tuple(row)) for title, row in rows))
 
 
 def other_metrics(benchmark: Benchmark, part: str, results: Results, bounds: bool = False) -> list[Table]:

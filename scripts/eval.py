@@ -37,19 +37,7 @@ if TYPE_CHECKING:
 
 SUITE = "flatland"  # unless --suite says otherwise
 PLANNED = "the folder's plan.json says what is drawn"
-HELP = {
-    "plan": "BRIDGE -o DIR",
-    "generate": "DIR",
-    "score": "DIR",
-    "report": "DIR...",
-    "compare": "DIR DIR",
-    "list": "",
-    "verify-data": "[SUITE...]",
-    "export": "DIR -o FOLDER",
-    "import": "FILE --suite NAME -o DIR",
-    "parity": "DIR FILE",
-}
-STAGES = tuple(HELP)
+STAGES = ("plan", "generate", "score", "report", "compare", "list", "verify-data", "export", "import", "parity")
 
 
 def eval_command(words: Sequence[str], options: Options, out: Path | None) -> None:

@@ -7,21 +7,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.files import png
 from metabridge.eval import store
 from metabridge.eval.items import Item
+from metabridge.eval.layouts import flat
+from metabridge.eval.layouts.flat import Key
 
 _log = logging.getLogger(__name__)
-
-Key = tuple[str, str, int]  # group, id, which of the prompt's pictures
 
 
 def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
     for item, k, file in rows:
-        store.write(folder / item.group / f"{item.id}-{k}.png", _png(file))
+        store.write(folder / item.group / f"{item.id}-{k}.png", flat.png_of(file))
 
 
 def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:
@@ -45,13 +42,3 @@ def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:
         )
     first = min(k for _, _, k in found)
     return {(group, key, k - min(first, 1)): path for (group, key, k), path in found.items()}
-
-
-def _png(file: Path) -> bytes:
-    try:
-        if file.suffix.lower() == ".png":
-            return file.read_bytes()
-        with Image.open(file) as image:
-            return png(image.convert("RGB"), {})
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error}); draw the picture again") from error

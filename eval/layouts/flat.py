@@ -1,4 +1,4 @@
-"""Layouts with one PNG a prompt, whose name is made of the item: no format of its own, used by the files beside this one."""
+"""What the layouts share, and all of those with one PNG a prompt, whose name is made of the item: no format of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def export(rows: Sequence[tuple[Item, int, Path]], folder: Path, name: Name) -> 
     if second := next((item for item, k, _ in rows if k), None):
         raise UserError(f"{second.id}: more than one picture; this layout has one a prompt, evaluate with --images 1")
     for item, _, file in rows:
-        store.write(folder / name(item), _png(file))
+        store.write(folder / name(item), png_of(file))
 
 
 def pictures(items: Sequence[Item], folder: Path, name: Name, form: str) -> dict[Key, Path]:
@@ -33,18 +33,12 @@ def pictures(items: Sequence[Item], folder: Path, name: Name, form: str) -> dict
     return found
 
 
-def _png(file: Path) -> bytes:
+def png_of(file: Path) -> bytes:
+    """A picture as PNG, untouched where it is one: the official scorers look for nothing else."""
     try:
         if file.suffix.lower() == ".png":
             return file.read_bytes()
-        with Image.open(file) as image:  # the official scorers look for nothing else
+        with Image.open(file) as image:
             return png(image.convert("RGB"), {})
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error}); draw the picture again") from error
-
-
-def read_text(path: Path, what: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); give {what}") from error

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metabridge.bridge.errors import UserError
+from metabridge.eval import store
 from metabridge.eval.items import Item
 from metabridge.eval.layouts import flat
 from metabridge.eval.layouts.flat import Key
@@ -48,7 +49,7 @@ def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, floa
     found: dict[Key, dict[str, float]] = {}
     others = 0
     for file in files:
-        reader = csv.DictReader(io.StringIO(flat.read_text(file, _WHAT), newline=""))
+        reader = csv.DictReader(io.StringIO(store.read_text(file, f"give {_WHAT}"), newline=""))
         if lost := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
             raise UserError(f"{file}: no column {', '.join(lost)}; give {_WHAT}")
         for row in reader:

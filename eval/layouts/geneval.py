@@ -9,39 +9,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.files import png
 from metabridge.eval import store
 from metabridge.eval.items import Item
+from metabridge.eval.layouts import flat
+from metabridge.eval.layouts.flat import Key
 
 _log = logging.getLogger(__name__)
-
-Key = tuple[str, str, int]  # group, id, which of the prompt's pictures
 
 
 def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
     """Pictures (item, k, file) in the folders that the official scorer reads."""
     for item, k, file in rows:
         own = folder / f"{item.number:05d}"
-        store.write(own / "samples" / f"{k:04d}.png", _png(file))
+        store.write(own / "samples" / f"{k:04d}.png", flat.png_of(file))
         store.write(own / "metadata.jsonl", (json.dumps(metadata(item), ensure_ascii=False) + "\n").encode())
 
 
 def metadata(item: Item) -> dict[str, Any]:
     """The line of the prompts file that the item came from."""
     return {"tag": item.group, **item.want, "prompt": item.text}
-
-
-def _png(file: Path) -> bytes:
-    try:
-        if file.suffix.lower() == ".png":
-            return file.read_bytes()
-        with Image.open(file) as image:  # the official scorer reads nothing else
-            return png(image.convert("RGB"), {})
-    except OSError as error:
-        raise _unreadable(file, error, "draw the picture again") from error
 
 
 def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:
@@ -87,10 +74,7 @@ def _refuse_other_prompt(path: Path, item: Item) -> None:
 
 def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, float], str]]:
     """What the official scorer said of each picture: a line each of {"filename", "tag", "prompt", "correct", "reason", ...}."""
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")  # its last line may lack an end
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error, "give the results.jsonl of the official scorer") from error
+    lines = store.read_text(path, "give the results.jsonl of the official scorer").rstrip("\n").split("\n")  # its last line may lack an end
     by_number = {item.number: item for item in items}
     found: dict[Key, tuple[dict[str, float], str]] = {}
     others = 0

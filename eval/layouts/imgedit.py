@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metabridge.bridge.errors import UserError
+from metabridge.eval import store
 from metabridge.eval.items import Item
 from metabridge.eval.layouts import flat
 from metabridge.eval.layouts.flat import Key
@@ -32,7 +33,7 @@ def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:
 
 def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, float], str]]:
     """Answers are averaged as the official script does; one without a score, or an error in its place, is left out."""
-    text = flat.read_text(path, _WHAT)
+    text = store.read_text(path, f"give {_WHAT}")
     try:
         rows = json.loads(text)
     except ValueError as error:

@@ -9,13 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.files import png
 from metabridge.eval import store
 from metabridge.eval.items import Item
-from metabridge.eval.layouts.flat import Key, read_text
+from metabridge.eval.layouts import flat
+from metabridge.eval.layouts.flat import Key
 from metabridge.eval.scorers.ocr import verdict
 
 _log = logging.getLogger(__name__)
@@ -27,17 +25,7 @@ _FORM = "pictures are named 0_0.png, 0_1.png and so on: prompt_id, then which of
 def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
     """Pictures (item, k, file) under the names that the official scorer reads."""
     for item, k, file in rows:
-        store.write(folder / f"{item.id}_{k}.png", _png(file))
-
-
-def _png(file: Path) -> bytes:
-    try:
-        if file.suffix.lower() == ".png":
-            return file.read_bytes()
-        with Image.open(file) as image:  # the official scorer reads nothing else
-            return png(image.convert("RGB"), {})
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error}); draw the picture again") from error
+        store.write(folder / f"{item.id}_{k}.png", flat.png_of(file))
 
 
 def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:
@@ -105,7 +93,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _lines(file: Path) -> list[tuple[int, str]]:
-    return list(enumerate(read_text(file, "the results.jsonl of the official scorer").rstrip("\n").split("\n"), start=1))
+    return list(enumerate(store.read_text(file, "give the results.jsonl of the official scorer").rstrip("\n").split("\n"), start=1))
 
 
 def _row(text: str, where: str) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError
+from metabridge.eval import store
 from metabridge.eval.items import Item
 from metabridge.eval.layouts import flat
 from metabridge.eval.layouts.flat import Key
@@ -39,7 +40,7 @@ def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, floa
     found: dict[Key, dict[str, float]] = {}
     others = 0
     for file in files:
-        for line, text in enumerate(flat.read_text(file, _WHAT).rstrip("\n").split("\n"), start=1):
+        for line, text in enumerate(store.read_text(file, f"give {_WHAT}").rstrip("\n").split("\n"), start=1):
             where = f"{file}: line {line}"
             row = _row(text, where)
             if (item := by_id.get(row["prompt_id"])) is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.reading import kind_of, refuse_unknown
+from metabridge.eval import store
 from metabridge.eval.items import Item
 
 DIMENSIONS = ("C-MI", "C-MA", "C-MR", "C-TR", "R-LR", "R-BR", "R-HR", "R-PR", "R-GR", "R-AR", "R-CR", "R-RR")
@@ -25,11 +26,7 @@ def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
 
 def _file(path: Path) -> dict[str, Any]:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: _once(pairs, path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); fetch the benchmark's data again"
-        ) from error
+        tree = json.loads(store.read_text(path), object_pairs_hook=lambda pairs: _once(pairs, path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno}: no valid JSON ({error.msg})") from error
     if not isinstance(tree, dict) or not tree:

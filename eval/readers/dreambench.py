@@ -15,6 +15,7 @@ from typing import Any
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.reading import refuse_unknown
+from metabridge.eval import store
 from metabridge.eval.items import Item
 
 FILE, PICTURES = "dataset/prompts_and_classes.txt", "dataset"
@@ -46,12 +47,7 @@ def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
 
 def _read(path: Path) -> tuple[dict[str, str], tuple[list[str], list[str]]]:
     """Subject -> class; the prompts of objects and those of live subjects."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); fetch the benchmark's data again"
-        ) from error
+    lines = store.read_text(path).splitlines()
     subjects: dict[str, str] = {}
     prompts: dict[str, list[str]] = {"Object Prompts": [], "Live Subject Prompts": []}
     section = ""

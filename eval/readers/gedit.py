@@ -73,10 +73,7 @@ def _item(number: int, row: Mapping[str, Any]) -> Item:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); mend or remove it") from error
+    return store.read_text(path, "mend or remove it").rstrip("\n").split("\n")
 
 
 def _row(text: str, where: str) -> dict[str, Any]:

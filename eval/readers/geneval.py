@@ -9,6 +9,7 @@ from typing import Any
 
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.reading import kind_of, refuse_unknown
+from metabridge.eval import store
 from metabridge.eval.items import Item
 from metabridge.eval.scorers.geneval_rules import COLORS, RELATIONS, TAGS
 
@@ -21,27 +22,21 @@ def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
     refuse_unknown(options, ["file"], "prompts")
     classes = class_names(data)
     path = _folder(data) / options.get("file", _FILE)
-    return [_item(number, line, classes, f"{path}: line {number + 1}") for number, line in enumerate(_text(path).rstrip("\n").split("\n"))]
+    return [
+        _item(number, line, classes, f"{path}: line {number + 1}")
+        for number, line in enumerate(store.read_text(path).rstrip("\n").split("\n"))
+    ]
 
 
 def class_names(data: Path | None) -> list[str]:
     """The 80 classes in the order of a COCO detector's outputs, by GenEval's names for them."""
-    return [line.strip() for line in _text(_folder(data) / CLASSES).splitlines() if line.strip()]
+    return [line.strip() for line in store.read_text(_folder(data) / CLASSES).splitlines() if line.strip()]
 
 
 def _folder(data: Path | None) -> Path:
     if data is None:
         raise UserError(f"geneval: no data folder given; it holds {_FILE} and {CLASSES}")
     return data
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); fetch the benchmark's data again"
-        ) from error
 
 
 def _item(number: int, line: str, classes: Sequence[str], where: str) -> Item:

@@ -9,6 +9,7 @@ from typing import Any
 
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.reading import kind_of, refuse_unknown
+from metabridge.eval import store
 from metabridge.eval.items import Item
 from metabridge.eval.scorers.ocr import words
 
@@ -23,12 +24,7 @@ def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
     if data is None:
         raise UserError(f"longtext: no data folder given; it holds {FILES[language]}")
     path = data / FILES[language]
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); fetch the benchmark's data again"
-        ) from error
+    lines = store.read_text(path).rstrip("\n").split("\n")
     items: list[Item] = []
     there: dict[str, int] = {}
     for number, line in enumerate(lines):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from PIL import Image
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.reading import refuse_unknown
 from metabridge.eval.items import Item, Services, Unscored, Verdict
-from metabridge.eval.judges import Judge, Message, Request, canary
+from metabridge.eval.judges import Judge, Message, Request
 from metabridge.eval.judges.asking import ParseError, ask
+from metabridge.eval.scorers import Judged
 
 PARSER = 1  # raise when an answer is read or counted otherwise
 MAX_TOKENS = 1024
@@ -73,17 +74,11 @@ def _hash(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(Judged):
     judge: Judge
     prompt: str
     variant: str
     official: bool
-
-    batch = 1
-
-    @property
-    def workers(self) -> int:
-        return self.judge.concurrency
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -95,13 +90,7 @@ class Reading:
             "decoding": {"temperature": 0.0, "max_tokens": MAX_TOKENS},
         }
 
-    def check(self) -> None:
-        canary.check(self.judge)
-
-    def score(self, rows: Sequence[tuple[Item, Image.Image]]) -> list[Verdict | Unscored]:
-        return [self._score(item, image) for item, image in rows]
-
-    def _score(self, item: Item, image: Image.Image) -> Verdict | Unscored:
+    def score_one(self, item: Item, image: Image.Image) -> Verdict | Unscored:
         request = Request((Message("user", (image, self.prompt)),), max_tokens=MAX_TOKENS)
         try:
             asked = ask(self.judge, request, str if self.official else _not_empty)

@@ -23,8 +23,9 @@ from PIL import Image
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.reading import section
 from metabridge.eval.items import Item, Services, Unscored, Verdict
-from metabridge.eval.judges import Judge, canary
+from metabridge.eval.judges import Judge
 from metabridge.eval.judges.asking import Unparsed, ask
+from metabridge.eval.scorers import Judged
 from metabridge.eval.scorers.questions_answer import OFFICIAL, tolerant
 from metabridge.eval.scorers.questions_graph import Graph, GraphError, in_file_order, parents_first
 from metabridge.eval.scorers.questions_wording import OWN, Wording, read
@@ -72,17 +73,11 @@ class _Answer:
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(Judged):
     judge: Judge
     wording: Wording
     settings: Settings
     official: bool
-
-    batch = 1
-
-    @property
-    def workers(self) -> int:
-        return self.judge.concurrency
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -100,13 +95,7 @@ class Questions:
             "prompt_sha256": self.wording.sha256,
         }
 
-    def check(self) -> None:
-        canary.check(self.judge)
-
-    def score(self, rows: Sequence[tuple[Item, Image.Image]]) -> list[Verdict | Unscored]:
-        return [self._score(item, image) for item, image in rows]
-
-    def _score(self, item: Item, image: Image.Image) -> Verdict | Unscored:
+    def score_one(self, item: Item, image: Image.Image) -> Verdict | Unscored:
         questions = {q["id"]: q for q in item.want["questions"] if not (self.official and q.get("first_row"))}
         graph = {key: tuple(question.get("parents", ())) for key, question in questions.items()}
         if self.official and not all(parent in graph for parents in graph.values() for parent in parents):

@@ -6,7 +6,7 @@ asked for again; where none can be, the picture is unscored: it has no score, ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from metabridge.bridge.errors import UserError
 from metabridge.eval.items import Item, Services, Unscored, Verdict
 from metabridge.eval.judges import Judge, Request
 from metabridge.eval.judges.asking import ask
-from metabridge.eval.scorers import rubric_spec, rubric_text
+from metabridge.eval.scorers import Judged, rubric_spec, rubric_text
 from metabridge.eval.scorers.rubric_parse import Parse, Reading
 from metabridge.eval.scorers.rubric_spec import Call, Spec
 from metabridge.eval.scorers.rubric_text import Texts
@@ -48,19 +48,13 @@ def parts(options: Mapping[str, Any], services: Services) -> tuple[Spec, Judge, 
 
 
 @dataclass(frozen=True)
-class Rubric:
+class Rubric(Judged):
     spec: Spec
     judge: Judge
     texts: Mapping[str, Texts]
     parsers: Mapping[str, Parse]
     data: Path | None
     compat: str
-
-    batch = 1
-
-    @property
-    def workers(self) -> int:
-        return self.judge.concurrency
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -86,15 +80,7 @@ class Rubric:
         told = f"template={rubric_text.sha256(self.texts)[:8]}" if self.spec.template else "template=ours" if ours else ""
         return [word for word in (told, "compat=official" if self.compat == "official" else "") if word]
 
-    def check(self) -> None:
-        from metabridge.eval.judges import canary
-
-        canary.check(self.judge)
-
-    def score(self, rows: Sequence[tuple[Item, Image.Image]]) -> list[Verdict | Unscored]:
-        return [self._verdict(item, image) for item, image in rows]
-
-    def _verdict(self, item: Item, image: Image.Image) -> Verdict | Unscored:
+    def score_one(self, item: Item, image: Image.Image) -> Verdict | Unscored:
         pictures = self._pictures(item, image)
         readings: dict[str, Reading] = {}
         answers = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from metabridge.eval.detect.clip_colors import Clip, ClipColors, crop, pixels
 from metabridge.eval.items import Services
 from metabridge.eval.scorers.geneval_rules import COLORS
 from tests.conftest import noise_picture
+from tests.eval import tiny_features
 
 GREY = (0x99, 0x99, 0x99)
 
@@ -90,20 +90,7 @@ def test_a_color_is_the_mean_of_three_prompts() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clip")
-    letters = {letter: k for k, letter in enumerate(["<|startoftext|>", "<|endoftext|>", *string.ascii_lowercase, "-"])}
-    vocab = letters | {f"{letter}</w>": len(letters) + k for k, letter in enumerate([*string.ascii_lowercase, "-"])}
-    transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77).save_pretrained(folder)
-    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.CLIPConfig(
-        text_config={**tower, "vocab_size": len(vocab), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
-        vision_config={**tower, "image_size": 32, "patch_size": 8},
-        projection_dim=8,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        transformers.CLIPModel(config).save_pretrained(folder)
-    return folder
+    return tiny_features.clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture

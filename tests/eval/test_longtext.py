@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,11 @@ from PIL import Image
 from metabridge.bridge.errors import UserError
 from metabridge.eval import benchmarks, data
 from metabridge.eval.items import Item, Services, Unscored, Verdict
-from metabridge.eval.judges import JudgeError, Request
+from metabridge.eval.judges import JudgeError
 from metabridge.eval.layouts import longtext as layout
 from metabridge.eval.readers import longtext
 from metabridge.eval.scorers import ocr
+from tests.eval.rubric_judge import Answers
 
 PICTURE = Image.new("RGB", (8, 8))
 
@@ -30,27 +29,11 @@ def item(*text: str, language: str = "en", ident: int = 0, group: str = "sign") 
     return Item(ident, str(ident), group, "a prompt", {"text": list(text), "language": language, "length": "short"})
 
 
-@dataclass
-class Reader:
-    """A judge that gives the next of its answers."""
-
-    answers: list[str | Exception]
-    requests: list[Request] = field(default_factory=list)
-    identity: Mapping[str, Any] = field(default_factory=lambda: {"id": "reader", "revision": "1", "host": None, "kind": "test"})
-    concurrency: int = 3
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def ask(self, request: Request, attempt: int = 0) -> str:
-        with self.lock:
-            self.requests.append(request)
-            answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+READER = {"id": "reader", "revision": "1", "host": None, "kind": "test"}
 
 
-def scorer(*answers: str | Exception, compat: str = "none", **options: Any) -> tuple[ocr.Reading, Reader]:
-    judge = Reader(list(answers))
+def scorer(*answers: str | Exception, compat: str = "none", **options: Any) -> tuple[ocr.Reading, Answers]:
+    judge = Answers(list(answers), identity=READER)
     return ocr.load(options, Services(None, judge, compat=compat)), judge
 
 

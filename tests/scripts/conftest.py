@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,19 @@ from tests.tiny import recipe_tree
 __all__ = ["fresh_accelerator", "recipe_file", "tree"]
 
 Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def written(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The marked blocks of the test module's PAGE, as files of a folder from which they can be imported."""
+    page = request.module.PAGE.read_text(encoding="utf-8")
+    for name, text in re.findall(r"<!-- (\S+) -->\n```\w+\n(.*?)```\n<!-- end -->", page, re.DOTALL):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name == "mine" or name.startswith("mine.")]:
+        del sys.modules[name]
 
 
 @pytest.fixture

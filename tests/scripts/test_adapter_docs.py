@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 
@@ -17,17 +13,6 @@ from metabridge.bridge.settings import Part
 from tests.scripts.conftest import Command
 
 PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
-
-
-@pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for name, text in re.findall(r"<!-- (\S+) -->\n```\w+\n(.*?)```\n<!-- end -->", PAGE.read_text(encoding="utf-8"), re.DOTALL):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    for name in [name for name in sys.modules if name == "mine" or name.startswith("mine.")]:
-        del sys.modules[name]
 
 
 def test_what_the_page_says_trains_and_draws(written: Path, metabridge: Command) -> None:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from metabridge.eval.detect import flatland as checker
 from tests.eval import families
@@ -16,17 +12,6 @@ from tests.eval.judge_server import JudgeServer, Reply, Seen, says
 from tests.scripts.conftest import Command
 
 PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
-
-
-@pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for name, text in re.findall(r"<!-- (\S+) -->\n```\w+\n(.*?)```\n<!-- end -->", PAGE.read_text(encoding="utf-8"), re.DOTALL):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    for name in [name for name in sys.modules if name == "mine" or name.startswith("mine.")]:
-        del sys.modules[name]
 
 
 def test_the_benchmark_of_the_page(written: Path, metabridge: Command) -> None:
