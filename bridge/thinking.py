@@ -1,4 +1,5 @@
 """How a brain is asked for a thought, and what may become of it. Imports nothing: data, adapters and commands all speak of it."""
 
 TEMPLATE = "Describe the picture to draw: {prompt}"  # {prompt} = what the user asks for
+DECIDE_TEMPLATE = "Does this need a thought before it is drawn, yes or no? {prompt}"
 MODES = ("always", "rewrite")  # the thought beside the prompt, or in its place

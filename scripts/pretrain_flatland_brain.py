@@ -1,4 +1,4 @@
-"""Pretrain Flatland's brain: the Qwen2.5-VL architecture with its own tokenizer, on captions, positions, questions, facts and rewrites.
+"""Pretrain Flatland's brain: the Qwen2.5-VL architecture with its own tokenizer, on captions, questions, facts, edits and dialogues.
 
     python scripts/pretrain_flatland_brain.py --work ../flatland/brain --out adapters/flatland/brain
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
@@ -25,12 +26,16 @@ from metabridge.training.flatland.lessons import (
     LESSONS,
     THINK_TEMPLATE,
     Lesson,
-    describe,
+    compose_lesson,
+    decide_lesson,
+    dialogue_lesson,
+    edit_lesson,
     fact_lessons,
     picture_lesson,
     second_turn,
     text_lesson,
 )
+from metabridge.training.flatland.places import describe
 from metabridge.training.flatland.prompts import KINDS, reasoning_prompts
 from metabridge.training.flatland.world import draw
 
@@ -44,8 +49,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Row i of a batch is of kind i mod 8. Of any two neighbours one has a picture, so that the vision tower has a gradient on every process.
-COURSE = ("text", "picture", "text", "picture", "text", "picture", "text", "two_pictures")
+# Row i of a batch is of kind i mod 12. Of any two neighbours one has a picture, so that the vision tower has a gradient on every process.
+COURSE = ("text", "edit", "text", "dialogue", "text", "edit", "text", "picture", "text", "dialogue", "text", "two_pictures")
 
 
 def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
@@ -140,8 +145,7 @@ class Reader:
 
     def __call__(self, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
         texts = [self.render(x) + f"{x.answer}<|im_end|>\n" for x in lessons]
-        images = [image for x in lessons for image in x.images] or None
-        batch = dict(self.processor(text=texts, images=images, padding=True, return_tensors="pt"))
+        batch = dict(self.processor(text=texts, images=pictures_of(lessons), padding=True, return_tensors="pt"))
         ids, labels = batch["input_ids"], torch.full_like(batch["input_ids"], -100)
         width = len(self.starts)
         marks = (ids.unfold(1, width, 1) == torch.tensor(self.starts)).all(-1)
@@ -151,21 +155,24 @@ class Reader:
         return {**batch, "labels": labels}
 
     def render(self, lesson: Lesson) -> str:
-        content = [{"type": "image"}] * len(lesson.images) + [{"type": "text", "text": lesson.question}]
-        before = [turn for asked, said in lesson.before for turn in (says("user", asked), says("assistant", said))]
-        return self.processor.apply_chat_template(
-            [*before, {"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
+        before = [turn for x in lesson.before for turn in (asks(x), {"role": "assistant", "content": x.answer})]
+        return self.processor.apply_chat_template([*before, asks(lesson)], add_generation_prompt=True, tokenize=False)
 
     def batches(self, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
-        """Text rows apart from picture rows: less padding."""
-        drawn = draw_lessons(rows)
-        text, seen = [x for x in drawn if not x.images], [x for x in drawn if x.images]
-        return [self(group) for group in (text, seen) if group]
+        """Rows with as many pictures together: less padding."""
+        groups: dict[int, list[Lesson]] = {}
+        for lesson in draw_lessons(rows):
+            groups.setdefault(min(1, len(lesson.images)) + len(lesson.before), []).append(lesson)
+        return [self(group) for _, group in sorted(groups.items())]
 
 
-def says(role: str, text: str) -> dict[str, Any]:
-    return {"role": role, "content": [{"type": "text", "text": text}]}
+def asks(lesson: Lesson) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "image"}] * len(lesson.images) + [{"type": "text", "text": lesson.question}]}
+
+
+def pictures_of(lessons: Sequence[Lesson]) -> list[Image.Image] | None:
+    """In the order in which they are spoken of; None where there are none."""
+    return [image for x in lessons for turn in (*x.before, x) for image in turn.images] or None
 
 
 def draw_lessons(rows: Sequence[Row]) -> list[Lesson]:
@@ -177,9 +184,9 @@ def answers(model: nn.Module, reader: Reader, lessons: Sequence[Lesson], chunk: 
     replies = []
     for k in range(0, len(lessons), chunk):
         part = lessons[k : k + chunk]
-        images = [image for x in part for image in x.images] or None
-        batch = reader.processor(text=[reader.render(x) for x in part], images=images, padding=True, return_tensors="pt").to(model.device)
-        out = model.generate(**batch, max_new_tokens=24, do_sample=False)
+        texts, images = [reader.render(x) for x in part], pictures_of(part)
+        batch = reader.processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
+        out = model.generate(**batch, max_new_tokens=48, do_sample=False)
         replies += reader.processor.tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return [r.strip() for r in replies]
 
@@ -195,6 +202,8 @@ def examine(model: nn.Module, reader: Reader, count: int = 200) -> dict[str, flo
         prompts = [p for kind in KINDS for p in reasoning_prompts(kind, count // len(KINDS), seed=1, held_out=held_out)]
         return [Lesson(THINK_TEMPLATE.format(prompt=p.text), p.rewrite) for p in prompts]
 
+    edits = [edit_lesson(random.Random(5 * 10**9 + k), "eval") for k in range(count)]
+    compositions = [compose_lesson(random.Random(6 * 10**9 + k), "eval") for k in range(count)]
     scenes = [captioned(random.Random(10**9 + k), allow_held_out=True).scene for k in range(count)]
     questions = [x for x in (picture_lesson(random.Random(2 * 10**9 + k)) for k in range(2 * count)) if x.question != DESCRIBE]
     scores = {
@@ -204,15 +213,19 @@ def examine(model: nn.Module, reader: Reader, count: int = 200) -> dict[str, flo
         "captions": share([Lesson(DESCRIBE, describe(s), (draw(s),)) for s in scenes]),
         "questions": share(questions),
         "positions": share([x for x in questions if x.question.startswith("Where")]),
+        "decisions": share([decide_lesson(random.Random(8 * 10**9 + k)) for k in range(count)]),
         "second_turns": share([second_turn(random.Random(4 * 10**9 + k)) for k in range(count)]),
         "two_pictures": share([LESSONS["two_pictures"](random.Random(3 * 10**9 + k)) for k in range(count)]),
+        "edits": share(edits),
+        "compositions": share(compositions),
+        "dialogues": share([dialogue_lesson(random.Random(7 * 10**9 + k), "eval") for k in range(count)]),
     }
     model.train()
     return scores
 
 
 def main() -> None:
-    default = Settings(steps=14_000, batch_size=64, lr=1e-3, warmup=200, ema=0.998)
+    default = Settings(steps=22_000, batch_size=64, lr=1e-3, warmup=200, ema=0.998)
     work, out, settings = settings_from_command_line(__doc__, default)
     torch.manual_seed(settings.seed)
     # of this run, also when the lessons change later

@@ -125,8 +125,8 @@ def test_a_second_turn_asks_what_was_said_and_not_what_was_asked():
     lessons = [second_turn(random.Random(seed)) for seed in range(300)]
     assert all(len(lesson.before) == 1 for lesson in lessons)
     repeats = [lesson for lesson in lessons if lesson.question == AGAIN]
-    assert 80 < len(repeats) < 160 and all(lesson.answer == lesson.before[0][1] for lesson in repeats)
-    assert all((lesson.question, lesson.answer) in details(lesson.before[0][1]) for lesson in lessons if lesson.question != AGAIN)
+    assert 80 < len(repeats) < 160 and all(lesson.answer == lesson.before[0].answer for lesson in repeats)
+    assert all((lesson.question, lesson.answer) in details(lesson.before[0].answer) for lesson in lessons if lesson.question != AGAIN)
 
 
 def test_a_scene_is_described_in_reading_order():

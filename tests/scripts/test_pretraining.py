@@ -105,7 +105,7 @@ def test_every_process_sees_pictures_and_texts(processes: int) -> None:
         own = [len(x.images) for x in draw_lessons([Row(i, i) for i in own_rows(settings, process, processes)])]
         assert 0 in own and any(own)
         pictures += own
-    assert [pictures.count(k) for k in range(3)] == [32, 24, 8]
+    assert [pictures.count(k) for k in range(3)] == [32, 27, 5]  # half of them texts, a row in twelve on two pictures
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:

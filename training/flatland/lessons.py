@@ -1,17 +1,23 @@
-"""What Flatland's brain is taught: captions, positions, questions on one and two pictures, facts, and think-rewrites."""
+"""What Flatland's brain is taught: captions, positions, questions on one and two pictures, facts, think-rewrites, edits, dialogues."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from PIL import Image
 
+from metabridge.bridge.thinking import DECIDE_TEMPLATE
 from metabridge.bridge.thinking import TEMPLATE as THINK_TEMPLATE
-from metabridge.training.flatland.captions import NUMBERS, bare, captioned, counted, noun, plural, two
+from metabridge.training.flatland.captions import NUMBERS, bare, captioned, counted, dress, noun, plural, two
+from metabridge.training.flatland.dialogues import dialogue
+from metabridge.training.flatland.edits import new_edit
 from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS
+from metabridge.training.flatland.places import describe, placed
 from metabridge.training.flatland.prompts import KINDS, draw_reasoning
+from metabridge.training.flatland.sources import compose, reconstruct
 from metabridge.training.flatland.world import COLORS, SHAPES, Scene, draw
 
 DESCRIBE = "What is in the picture?"
@@ -25,18 +31,12 @@ class Lesson:
     question: str
     answer: str
     images: tuple[Image.Image, ...] = ()
-    before: tuple[tuple[str, str], ...] = ()  # earlier turns, (question, answer)
+    before: tuple[Lesson, ...] = ()  # earlier turns
 
 
-def describe(scene: Scene) -> str:
-    """The full caption of a scene: every color and shape, in reading order; of a column, "above"."""
-    kinds = [(o.color, o.shape) for o in scene.objects]
-    if len(kinds) != 2:
-        return counted(len(kinds), *kinds[0])
-    a, b = scene.objects
-    if abs(b.y - a.y) > abs(b.x - a.x):
-        return f"{noun(*kinds[0])} above {noun(*kinds[1])}"
-    return counted(2, *kinds[0]) if kinds[0] == kinds[1] else f"{noun(*kinds[0])} and {noun(*kinds[1])}"
+def asked_to_think(prompt: str, thought: str, *pictures: Scene, before: tuple[Lesson, ...] = ()) -> Lesson:
+    """A thought: the full caption of the picture that a prompt, on pictures or not, asks for."""
+    return Lesson(THINK_TEMPLATE.format(prompt=prompt), thought, tuple(draw(scene) for scene in pictures), before)
 
 
 def text_lesson(rng: random.Random) -> Lesson:
@@ -44,16 +44,31 @@ def text_lesson(rng: random.Random) -> Lesson:
     way = rng.random()
     if way < 0.15:
         return rng.choice(fact_lessons())
-    if way < 0.25:
+    if way < 0.22:
         return reading_lesson(rng)
+    if way < 0.3:
+        return decide_lesson(rng)
     if way < 0.5:
         return second_turn(rng)
     if way < 0.9:
         prompt, rewrite = draw_reasoning(rng, rng.choices(KINDS, weights=[_HARD.get(kind, 1) for kind in KINDS])[0])
-        return Lesson(THINK_TEMPLATE.format(prompt=prompt), rewrite)
+        return asked_to_think(prompt, rewrite)
+    if rng.random() < 0.4:
+        caption = describe(placed(rng, allow_held_out=True))
+        return asked_to_think(dress(rng, caption, "train"), caption)
     c = captioned(rng, allow_held_out=True)
     asked = THINK_TEMPLATE.format(prompt=c.text) if rng.random() < 0.5 else c.text
     return Lesson(asked, bare(c.text))
+
+
+def decide_lesson(rng: random.Random) -> Lesson:
+    """Whether a prompt needs a thought: a riddle does, a plain caption does not."""
+    if rng.random() < 0.5:
+        prompt, answer = draw_reasoning(rng)[0], "yes"
+    else:
+        captions = (captioned(rng, allow_held_out=True).text, dress(rng, describe(placed(rng, allow_held_out=True)), "train"))
+        prompt, answer = rng.choice(captions), "no"
+    return Lesson(DECIDE_TEMPLATE.format(prompt=prompt), answer)
 
 
 def reading_lesson(rng: random.Random) -> Lesson:
@@ -78,7 +93,7 @@ def second_turn(rng: random.Random) -> Lesson:
     if rng.random() < 0.75:
         said = bare(captioned(rng, allow_held_out=True).text)
     question, answer = (AGAIN, said) if rng.random() < 0.4 else rng.choice(details(said))
-    return Lesson(question, answer, before=((THINK_TEMPLATE.format(prompt=prompt), said),))
+    return Lesson(question, answer, before=(asked_to_think(prompt, said),))
 
 
 def details(caption: str) -> list[tuple[str, str]]:
@@ -104,6 +119,9 @@ def fact_lessons() -> list[Lesson]:
 
 def picture_lesson(rng: random.Random) -> Lesson:
     """A lesson on one picture."""
+    if rng.random() < 0.5:
+        scene = placed(rng, allow_held_out=True)
+        return Lesson(DESCRIBE, describe(scene), (draw(scene),))
     c = captioned(rng, allow_held_out=True)
     picture = (draw(c.scene),)
     way = rng.random()
@@ -113,7 +131,9 @@ def picture_lesson(rng: random.Random) -> Lesson:
 
 
 def two_picture_lesson(rng: random.Random) -> Lesson:
-    """A lesson on two pictures: the caption of one of them, or whether color or shape agree."""
+    """A lesson on two pictures: one made out of both, the caption of one of them, or whether color or shape agree."""
+    if rng.random() < 0.6:
+        return compose_lesson(rng)
     scenes = [captioned(rng, rng.choice(("colors", "colors", "counting")), allow_held_out=True).scene for _ in range(2)]
     pictures = tuple(draw(s) for s in scenes)
     way = rng.random()
@@ -148,4 +168,39 @@ def _question(rng: random.Random, scene: Scene) -> tuple[str, str]:
     )
 
 
-LESSONS: dict[str, Callable[[random.Random], Lesson]] = {"text": text_lesson, "picture": picture_lesson, "two_pictures": two_picture_lesson}
+def compose_lesson(rng: random.Random, wanted: str = "train") -> Lesson:
+    """One picture out of two."""
+    c = compose(rng, wanted=wanted, allow_held_out=True)
+    return asked_to_think(c.text, describe(c.target), *c.sources)
+
+
+def edit_lesson(rng: random.Random, wanted: str = "train") -> Lesson:
+    """A picture and what should change in it; now and then, that nothing should."""
+    if rng.random() < 0.1:
+        r = reconstruct(rng, wanted, allow_held_out=True)
+        if rng.random() < 0.5:
+            return Lesson(DECIDE_TEMPLATE.format(prompt=r.text), "no", (draw(r.sources[0]),))
+        return asked_to_think(r.text, describe(r.target), *r.sources)
+    e = new_edit(rng, wanted=wanted, allow_held_out=True)
+    if rng.random() < 0.1:
+        return Lesson(DECIDE_TEMPLATE.format(prompt=e.text), "yes", (draw(e.source),))
+    return asked_to_think(e.text, describe(e.target), e.source)
+
+
+def dialogue_lesson(rng: random.Random, wanted: str = "train") -> Lesson:
+    """The second or third turn of a conversation, with the pictures drawn so far."""
+    said = dialogue(rng, rng.choice((2, 3, 3)), wanted, allow_held_out=True)
+    lesson = asked_to_think(said[0].text, describe(said[0].scene))
+    for before, turn in pairwise(said):
+        earlier = (*lesson.before, replace(lesson, before=()))
+        lesson = asked_to_think(turn.text, describe(turn.scene), before.scene, before=earlier)
+    return lesson
+
+
+LESSONS: dict[str, Callable[[random.Random], Lesson]] = {
+    "text": text_lesson,
+    "picture": picture_lesson,
+    "two_pictures": two_picture_lesson,
+    "edit": edit_lesson,
+    "dialogue": dialogue_lesson,
+}

@@ -1,0 +1,125 @@
+"""Edits, dialogues and pictures given: what is said is what changes, and nothing else."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from metabridge.eval.detect.flatland import Found, detect
+from metabridge.training.flatland.captions import split
+from metabridge.training.flatland.dialogues import dialogue, frames
+from metabridge.training.flatland.edits import EDITS, new_edit
+from metabridge.training.flatland.lessons import dialogue_lesson, edit_lesson
+from metabridge.training.flatland.places import CORNERS, MIDDLE, PLACES, Object, describe, layout_of, place_of, placed
+from metabridge.training.flatland.sources import compose, reconstruct
+from metabridge.training.flatland.world import HELD_OUT_PAIRS, Scene, draw
+
+MANY = 300
+
+
+def kinds(scene):
+    return sorted((thing.color, thing.shape, place_of(thing)) for thing in scene.objects)
+
+
+def standing(found: Found) -> Object:
+    """By the middle of its box: a heart's or a triangle's centre of mass is not where it was put."""
+    left, top, right, bottom = found.box
+    return Object(found.shape, found.color, (left + right) / 2, (top + bottom) / 2, 0.0)
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_an_edit_changes_what_it_says_and_nothing_else(kind):
+    for seed in range(MANY):
+        e = new_edit(random.Random(seed), kind)
+        before, after = set(e.source.objects), set(e.target.objects)
+        gone, come = before - after, after - before
+        assert set(e.kept) == before & after and e.source != e.target
+        if kind in ("recolor", "replace", "move"):
+            assert len(gone) == len(come)
+            for old, new in zip(sorted(gone, key=lambda o: (o.x, o.y)), sorted(come, key=lambda o: (o.x, o.y)), strict=True):
+                stays = {"recolor": ("shape", "size", "x", "y"), "replace": ("color", "size", "x", "y"), "move": ("shape", "color", "size")}
+                assert all(getattr(old, name) == getattr(new, name) for name in stays[kind])
+        elif kind == "add":
+            assert not gone and len(come) == 1
+            (new,) = come
+            assert place_of(new) in e.text and new.color in e.text and new.shape in e.text
+        else:
+            assert not come and gone
+            named = {thing.shape for thing in (gone if kind == "remove" else after)}
+            assert all(shape in e.text for shape in named)
+
+
+def test_drawings_of_edits_are_what_their_captions_say():
+    for seed in range(MANY):
+        e = new_edit(random.Random(seed), allow_held_out=True)
+        for scene in (e.source, e.target):
+            found = [standing(f) for f in detect(draw(scene))]
+            assert kinds(Scene(tuple(found))) == kinds(scene)
+
+
+def test_training_and_evaluation_share_no_instruction_and_training_shows_no_held_out_pair():
+    said = {wanted: {new_edit(random.Random(seed), wanted=wanted).text for seed in range(MANY)} for wanted in ("train", "eval")}
+    assert not said["train"] & said["eval"]
+    assert all(split(text) == wanted for wanted, texts in said.items() for text in texts)
+    assert not any(new_edit(random.Random(seed)).held_out for seed in range(MANY))
+    assert any(new_edit(random.Random(seed), allow_held_out=True).held_out for seed in range(MANY))
+    for seed in range(MANY):
+        pairs = {(o.color, o.shape) for c in (compose(random.Random(seed)), reconstruct(random.Random(seed))) for o in c.target.objects}
+        assert not pairs & HELD_OUT_PAIRS
+
+
+def test_places_are_told_apart_and_said():
+    for seed in range(MANY):
+        scene = placed(random.Random(seed))
+        assert {place_of(thing) for thing in scene.objects} <= set(layout_of(scene))
+        if layout_of(scene) == CORNERS:
+            assert all(place_of(thing) in describe(scene) for thing in scene.objects)
+    assert describe(placed(random.Random(0), most=1)).startswith(("a ", "an "))
+    assert set(PLACES) == {place for seed in range(MANY) for place in map(place_of, placed(random.Random(seed)).objects)}
+
+
+def test_a_dialogue_goes_on_from_what_was_drawn():
+    for seed in range(MANY):
+        said = dialogue(random.Random(seed))
+        assert said[0].kind == "draw" and all(turn.kind in EDITS for turn in said[1:])
+        for turn in said[1:]:
+            if " it " in f" {turn.text} ":
+                assert turn.kind not in ("add", "keep")
+        first, second, third = frames(random.Random(seed))
+        (thing,) = first.scene.objects
+        for later in (second, third):
+            assert any((o.color, o.shape, o.size) == (thing.color, thing.shape, thing.size) for o in later.scene.objects)
+        assert second.kind == "move" and third.kind in ("add", "move")
+
+
+def test_it_is_what_was_spoken_of_last():
+    found = 0
+    for seed in range(MANY):
+        said = dialogue(random.Random(seed), turns=3)
+        for before, turn, earlier in zip(said[1:], said[2:], said, strict=False):
+            if " it " in f" {turn.text} " and len(before.scene.objects) > 1:
+                changed = set(before.scene.objects) - set(earlier.scene.objects)
+                gone = set(before.scene.objects) - set(turn.scene.objects)
+                assert not gone or {o.shape for o in gone} == {o.shape for o in changed}
+                found += 1
+    assert found > 20
+
+
+def test_two_pictures_make_one():
+    for seed in range(MANY):
+        mixed = compose(random.Random(seed), "mix")
+        (a,), (b,), (c,) = (scene.objects for scene in (*mixed.sources, mixed.target))
+        assert (c.color, c.shape) in ((a.color, b.shape), (b.color, a.shape)) and place_of(c) == MIDDLE[0]
+        color_first = "color of the first" in mixed.text or "color from picture 1" in mixed.text or "color of the first" in mixed.text
+        assert color_first == (c.color == a.color) or "in the color of the first" in mixed.text
+        both = compose(random.Random(seed), "both")
+        assert [(o.color, o.shape) for o in both.target.objects] == [(s.objects[0].color, s.objects[0].shape) for s in both.sources]
+
+
+def test_lessons_on_pictures_end_in_the_caption_of_what_should_be_drawn():
+    lesson = edit_lesson(random.Random(3))
+    assert lesson.images and lesson.question.startswith("Describe the picture to draw: ")
+    three = next(d for d in (dialogue_lesson(random.Random(seed)) for seed in range(20)) if len(d.before) == 2)
+    assert [len(turn.images) for turn in (*three.before, three)] == [0, 1, 1]
+    assert all(not turn.before for turn in three.before)
