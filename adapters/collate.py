@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from metabridge.adapters.pictures import MAX_PIXELS, MIN_PIXELS, plain
 from metabridge.adapters.processors import load_processor
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.examples import pictures
 from metabridge.bridge.interfaces import Example, Inputs
 
 Message = dict[str, Any]
@@ -64,7 +65,7 @@ class ChatCollate:
     def __call__(self, examples: Sequence[Example], *, think: bool = False) -> Inputs:
         conversations = [self._messages(example, think or example.thought is not None) for example in examples]
         thoughts = self._thought_ids(examples)
-        if any(example.images or any(turn.images for turn in example.history) for example in examples):
+        if any(pictures(example) for example in examples):
             return self._append(self._tokens_and_pixels(conversations), thoughts)
         rows = [prompt + thought for prompt, thought in zip(self._token_ids(conversations), thoughts, strict=True)]
         return {
@@ -74,8 +75,17 @@ class ChatCollate:
 
     def _messages(self, example: Example, think: bool) -> list[Message]:
         text = self.think_template.replace("{prompt}", example.prompt) if think else example.prompt
-        turns = [(turn.role, turn.text, turn.images) for turn in example.history]
-        return [self._message(*turn) for turn in (*turns, ("user", text, example.images))]
+        messages: list[Message] = []
+        drawn: tuple[Image.Image, ...] = ()
+        for turn in example.history:
+            if turn.role == "assistant":
+                messages.append(self._message("assistant", turn.text, ()))
+                drawn += turn.images  # a chat model has seen pictures in the turns of users alone
+                continue
+            asked = self.think_template.replace("{prompt}", turn.text) if turn.think else turn.text
+            messages.append(self._message("user", asked, drawn + turn.images))
+            drawn = ()
+        return [*messages, self._message("user", text, drawn + example.images)]
 
     def _message(self, role: str, text: str, images: Sequence[Image.Image]) -> Message:
         for token in self.special_tokens:
@@ -87,6 +97,35 @@ class ChatCollate:
             return {"role": role, "content": text}
         pictures = [{"type": "image", "image": plain(image, self.max_pixels)} for image in images]
         return {"role": role, "content": [*pictures, {"type": "text", "text": text}]}
+
+    def onward(self, before: Example, after: Example, *, think: bool = False) -> Inputs | None:
+        """What `after` has beyond `before`, whose prompt and words have been read; None where the template writes those otherwise now."""
+        read = self._rendered(self._messages(before, after.history[len(before.history)].think)) + (before.thought or "")
+        whole = self._rendered(self._messages(after, think or after.thought is not None))
+        rest = whole.removeprefix(read)
+        if rest == whole or self._plain_ids(read) + self._plain_ids(rest) != self._plain_ids(whole):
+            return None
+        new = pictures(after)[len(pictures(before)) :]
+        if not new:
+            batch = self.words(rest)
+        else:
+            shown = [plain(image, self.max_pixels) for image in new]
+            found = self.processor(text=[rest], images=[shown], return_tensors="pt", add_special_tokens=False)
+            batch = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        return self._append(batch, self._thought_ids([after]))
+
+    def words(self, text: str) -> Inputs:
+        """Text that the brain itself has said, one row, without anything around it."""
+        ids = torch.tensor([self._plain_ids(text)], dtype=torch.long).view(1, -1)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def _rendered(self, conversation: list[Message]) -> str:
+        text: str = self.processor.apply_chat_template([conversation], tokenize=False, add_generation_prompt=True)[0]
+        return text
+
+    def _plain_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return ids
 
     def _token_ids(self, conversations: list[list[Message]]) -> list[list[int]]:
         texts = self.processor.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)

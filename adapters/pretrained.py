@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from metabridge.adapters.blocks import blocks_of
 from metabridge.adapters.checkpoint import Checkpoint
 from metabridge.adapters.locate import hub_error
 from metabridge.adapters.loras import lora_of, put_on, switch
+from metabridge.adapters.references import ReferenceInput
 from metabridge.adapters.schedules import prediction_of
 from metabridge.bridge.diffusion import DiffusionHand
 from metabridge.bridge.errors import UserError
@@ -28,6 +29,7 @@ class PretrainedHand(DiffusionHand):
     """An adapter gives `width`, `factor`, `default_size`, `latent_shape` and `predict`."""
 
     pooled_width = None
+    reference_input: ReferenceInput | None = None
     factor: int  # pixels to a latent, along a side
 
     def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int) -> None:
@@ -71,6 +73,16 @@ class PretrainedHand(DiffusionHand):
         if length > most:
             raise UserError(f"condition: {length} tokens given; this hand has positions for {most}, lower connector.queries")
 
+    def look_at(self, references: int, first: nn.Conv2d) -> None:
+        """Take source pictures through further channels of the denoiser's first convolution; 0 = none."""
+        if references:
+            self.reference_input, self.references = ReferenceInput(first, references), references
+            self.trained = [*self.trained, *self.reference_input.parameters()]
+
+    def showing(self, condition: Condition) -> AbstractContextManager[None]:
+        """Around a pass of the denoiser: the condition's source pictures are beside the latents."""
+        return nullcontext() if self.reference_input is None else self.reference_input.showing(condition.references)
+
     def trainable(self) -> list[nn.Parameter]:
         return self.trained
 
@@ -93,7 +105,7 @@ class PretrainedHand(DiffusionHand):
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        if not self.trained:
+        if not self.full and not lora_of(self.denoiser):
             yield
         elif self.full:
             trained = self.denoiser

@@ -67,13 +67,14 @@ class DiffusionHand(Hand):
         guidance: Sequence[float],
         generators: Sequence[torch.Generator],
         callback: Callable[[int, Tensor, Tensor], None] | None = None,
+        adjust: Callable[[Any, int, Tensor], Tensor] | None = None,
     ) -> Tensor:
         if not self.masked and not all(bool(told.mask.all()) for told in (condition, *nulls)):
             raise ValueError("this denoiser has no mask: conditions of different lengths cannot be drawn in one batch")
         device = condition.embeds.device
         scheduler = self.schedule(steps, shape, device)
         latents = initial_noise(shape, generators, device)
-        return denoise(self.predict, self.guide, scheduler, latents, condition, nulls, guidance, generators, callback)
+        return denoise(self.predict, self.guide, scheduler, latents, condition, nulls, guidance, generators, callback, adjust)
 
     def _noised(self, latents: Tensor, objective: Objective, noise_seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Noisy latents, timestep [B] and target."""

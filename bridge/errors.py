@@ -15,4 +15,4 @@ def unknown(key: str, known: Iterable[str], what: str = "setting") -> str:
     names = sorted(known)
     close = difflib.get_close_matches(key.rsplit(".", 1)[-1], names, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
-    return f"{key}: no such {what}; {guess}it may be one of: {', '.join(names) or '(none)'}"
+    return f"{' '.join(key.split())}: no such {what}; {guess}it may be one of: {', '.join(names) or '(none)'}"

@@ -26,7 +26,8 @@ class Turn:
 
     role: str  # "user" | "assistant"
     text: str
-    images: tuple[Image.Image, ...] = ()
+    images: tuple[Image.Image, ...] = ()  # of an assistant: what was drawn; a brain sees it at the head of the next user's turn
+    think: bool = False  # of a user: the text was read in the brain's think template, and what the assistant says is the thought
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Condition:
     embeds: Tensor  # [B, L, D]
     mask: Tensor  # [B, L], 1 = attend
     pooled: Tensor | None = None  # [B, P]
-    references: Tensor | None = None  # [B, C, H, W] latents of source pictures
+    references: Tensor | None = None  # [B, R, C, h, w] latents of source pictures; all zeros = none
 
     def apply(self, change: Callable[[Tensor], Tensor]) -> Condition:
         """The same condition with `change` applied to each tensor it holds."""
@@ -77,9 +78,10 @@ class Condition:
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
-        """Stack along the batch; shorter ones are padded on the right, where their mask is 0."""
+        """Stack along the batch; shorter ones are padded on the right, where their mask is 0, and get references of zeros."""
         length = max(condition.embeds.shape[1] for condition in conditions)
-        padded = [condition._padded(length) for condition in conditions]
+        referring = max((c.references for c in conditions if c.references is not None), key=lambda x: x.shape[1], default=None)
+        padded = [condition._padded(length, referring) for condition in conditions]
         stacked: dict[str, Any] = {}
         for f in fields(Condition):
             held = [getattr(condition, f.name) for condition in padded]
@@ -88,11 +90,14 @@ class Condition:
             stacked[f.name] = None if held[0] is None else torch.cat(held)
         return Condition(**stacked)
 
-    def _padded(self, length: int) -> Condition:
-        missing = length - self.embeds.shape[1]
-        if not missing:
-            return self
-        return replace(self, embeds=F.pad(self.embeds, (0, 0, 0, missing)), mask=F.pad(self.mask, (0, missing)))
+    def _padded(self, length: int, referring: Tensor | None) -> Condition:
+        """To `length` tokens, and to as many references as `referring` [_, R, C, h, w] has."""
+        missing, references = length - self.embeds.shape[1], self.references
+        if referring is not None:
+            if references is None:
+                references = referring.new_zeros(len(self.embeds), *referring.shape[1:])
+            references = F.pad(references, (0, 0, 0, 0, 0, 0, 0, referring.shape[1] - references.shape[1]))
+        return replace(self, embeds=F.pad(self.embeds, (0, 0, 0, missing)), mask=F.pad(self.mask, (0, missing)), references=references)
 
 
 class Collate(Protocol):
@@ -103,6 +108,14 @@ class Collate(Protocol):
     """
 
     def __call__(self, examples: Sequence[Example], *, think: bool = False) -> Inputs: ...
+
+    def onward(self, before: Example, after: Example, *, think: bool = False) -> Inputs | None:
+        """What `after`, the turn after `before`, has beyond what was read of that; None where the template has changed its beginning."""
+        ...
+
+    def words(self, text: str) -> Inputs:
+        """Text that the brain itself has said, one row, without anything around it."""
+        ...
 
 
 class Brain(nn.Module):
@@ -117,6 +130,10 @@ class Brain(nn.Module):
     def read(self, inputs: Inputs, memory: Memory | None = None, depth: int | None = None) -> Memory:
         """Read a batch, without gradient, onto `memory` or from nothing. `depth` = layers to run (training passes the deepest tap)."""
         raise NotImplementedError
+
+    def extends(self, inputs: Inputs) -> bool:
+        """Whether reading these onto a Memory gives what reading all afresh does."""
+        return True
 
     def query(self, memory: Memory, queries: Tensor, taps: Sequence[int]) -> Tensor:
         """Hidden states [B, N, T*D] of `queries` [N, D] read after `memory`; gradient reaches the queries only.
@@ -148,6 +165,7 @@ class Hand(nn.Module):
     default_size: tuple[int, int]  # height and width in pixels
     default_steps: int
     default_guidance: float
+    references: int = 0  # source pictures that it takes beside the conditioning, at most; 0 = none
     identity: dict[str, str]
 
     def encode(self, pixels: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
@@ -191,10 +209,11 @@ class Hand(nn.Module):
         guidance: Sequence[float],
         generators: Sequence[torch.Generator],
         callback: Callable[[int, Tensor, Tensor], None] | None = None,
+        adjust: Callable[[Any, int, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Latents [B, C, h, w], one CPU generator a row. `nulls` and `guidance` pair up, weakest condition first (see sampling.py).
 
-        `callback(step, timestep, latents)` is called after each step.
+        `callback(step, timestep, latents)` is called after each step, `adjust(scheduler, step, latents)` before it may change the latents.
         """
         raise NotImplementedError
 

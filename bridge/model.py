@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ class Batch:
     latents: Tensor | None = None  # [B, C, h, w], of the pixels, where they are known already
     latent_seeds: tuple[int, ...] | None = None  # one a row: the latents are a sample; None = the mean
     teacher: Condition | None = None  # native conditions of the captions, where they are known already
+    sources: Tensor | None = None  # [S, 3, H, W], as pixels: the pictures that the hand is given, row after row
+    source_counts: tuple[int, ...] = ()  # one a row: how many of them are its own
 
     def to(self, device: torch.device) -> Batch:
         return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
@@ -34,9 +37,10 @@ class Batch:
     def apply(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with `change` applied to each tensor it holds."""
         inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
-        pixels, latents = (None if tensor is None else change(tensor) for tensor in (self.pixels, self.latents))
+        held = {"pixels": self.pixels, "latents": self.latents, "sources": self.sources}
+        changed: dict[str, Any] = {name: None if tensor is None else change(tensor) for name, tensor in held.items()}
         teacher = None if self.teacher is None else self.teacher.apply(change)
-        return dataclasses.replace(self, inputs=inputs, pixels=pixels, latents=latents, teacher=teacher)
+        return dataclasses.replace(self, inputs=inputs, teacher=teacher, **changed)
 
 
 class Bridge(nn.Module):
@@ -83,7 +87,22 @@ class Bridge(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Loss of each row, [B]."""
         batch = batch.to(self.device)
-        return self.loss(batch, self.latents(batch), self.condition(batch.inputs))
+        return self.loss(batch, self.latents(batch), self.conditioned(batch))
+
+    def conditioned(self, batch: Batch) -> Condition:
+        """What the brain read of a batch, and the latents of its source pictures."""
+        condition = self.condition(batch.inputs)
+        if batch.sources is None:
+            return condition
+        return dataclasses.replace(condition, references=self.references(in_range(batch.sources), batch.source_counts))
+
+    def references(self, pixels: Tensor, counts: Sequence[int]) -> Tensor:
+        """Source pictures [S, 3, H, W] in [-1, 1], `counts` of them a row -> [B, R, C, h, w], zeros where a row has fewer than R."""
+        latents = self.hand.encode(pixels)
+        references = latents.new_zeros(len(counts), max(counts), *latents.shape[1:])
+        for row, own in enumerate(torch.split(latents, list(counts))):
+            references[row, : len(own)] = own
+        return references
 
     def latents(self, batch: Batch) -> Tensor:
         """What the hand should draw, [B, C, h, w]."""

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from metabridge.bridge.asked import Pictures, Thoughts, as_examples, as_generators
+from metabridge.bridge.drawing import Drawing, Settings, settings_of
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.interfaces import Condition, Example, Memory
+from metabridge.bridge.interfaces import Condition, Example
 from metabridge.bridge.model import Bridge
-from metabridge.bridge.thinking import MODES
+from metabridge.bridge.nulls import Null, Nulls
+from metabridge.bridge.thinking import DECIDE_TEMPLATE, MODES
 
-log = logging.getLogger(__name__)
-
-Pictures = Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None
 StepCallback = Callable[["BridgePipeline", int, Tensor, dict[str, Tensor]], Any]  # (pipeline, step, timestep, {"latents": ...})
-OUTPUT_TYPES = ("pil", "pt", "latent")
+DECISION = 4  # tokens, at most, of a brain's yes or no
+THOUGHT = 64  # tokens of a thought, at most
 
 
 @dataclass(frozen=True)
@@ -32,27 +33,19 @@ class PipelineOutput:
     seeds: list[int]  # one an image
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to draw, with every default filled in."""
-
-    height: int
-    width: int
-    steps: int
-    output_type: str
-    callback: StepCallback | None
-
-
 class BridgePipeline:
-    """Draws and answers with a bridge. Work is cut into chunks of `batch_size` by item index."""
+    """Draws and answers with a bridge. Work is cut into chunks of `batch_size` by item index.
 
-    def __init__(self, bridge: Bridge, name: str = "bridge", batch_size: int = 16) -> None:
+    `offload`: brain and hand wait on the CPU and are on the bridge's device only while they work, for a GPU that holds one of them.
+    """
+
+    def __init__(self, bridge: Bridge, name: str = "bridge", batch_size: int = 16, offload: bool = False) -> None:
         self.bridge = bridge.eval()
-        self.name = name
-        self.batch_size = batch_size
-        # the brain is frozen: what it read of a null prompt, on a device, stays true
-        self._null_memories: dict[tuple[str, torch.device], Memory] = {}
-        self._warned: set[str] = set()
+        self.name, self.batch_size, self.offload = name, batch_size, offload
+        self.nulls = Nulls(bridge)
+        if offload:
+            bridge.brain.to("cpu")
+            bridge.hand.to("cpu")
 
     @torch.no_grad()
     def __call__(
@@ -62,38 +55,54 @@ class BridgePipeline:
         negative_prompt: str | None = None,
         think: bool = False,
         think_mode: str = "always",
+        thought: Thoughts = None,
         num_images_per_prompt: int = 1,
         guidance_scale: float | None = None,
         image_guidance_scale: float = 1.0,
         num_inference_steps: int | None = None,
         height: int | None = None,
         width: int | None = None,
+        preserve: float = 0.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seeds: Sequence[int] | None = None,
         output_type: str = "pil",
         callback_on_step_end: StepCallback | None = None,
-        max_new_tokens: int = 64,
+        max_new_tokens: int = THOUGHT,
     ) -> PipelineOutput:
-        examples = as_examples(prompt, image)
+        """Draw `num_images_per_prompt` images of each prompt; with `image`, prompts that edit or combine pictures.
+
+        `think`: the brain first writes what should be drawn, in at most `max_new_tokens` tokens. `think_mode`: always; auto = where the
+        brain says that it is needed; rewrite = the thought is read in the place of the prompt. `thought`: one that is given.
+        `preserve`, 0 to 1: how much of the (last) picture stays as it is where the words change little; 1 = all of it.
+        """
+        examples = as_examples(prompt, image, thought)
         if think_mode not in MODES:
             raise UserError(f"think_mode: {think_mode!r} given; it is one of: {', '.join(MODES)}")
-        if image_guidance_scale != 1.0 and not all(example.images for example in examples):
-            raise UserError(f"image_guidance_scale: {image_guidance_scale:g} given, but a prompt comes without a picture; leave it at 1")
-        settings = self._settings(height, width, num_inference_steps, output_type, callback_on_step_end)
+        settings = settings_of(
+            self.bridge.hand,
+            examples,
+            guidance_scale=guidance_scale,
+            image_guidance_scale=image_guidance_scale,
+            num_inference_steps=num_inference_steps,
+            height=height,
+            width=width,
+            negative_prompt=negative_prompt,
+            preserve=preserve,
+            output_type=output_type,
+            callback=self.reporting(callback_on_step_end),
+        )
         generators, seeds = as_generators(generator, seeds, len(examples) * num_images_per_prompt)
-
-        conditions, thoughts = self._prepare(examples, think_mode if think else None, max_new_tokens)
-        scale = self.bridge.hand.default_guidance if guidance_scale is None else guidance_scale
-        self._warn_untrained(examples, negative_prompt or "", scale, image_guidance_scale)
-        nulls, guidance = self._nulls(examples, negative_prompt or "", scale, image_guidance_scale)
-        images = self._draw(conditions, nulls, guidance, num_images_per_prompt, generators, settings)
+        with enough_memory():
+            condition, thoughts = self._prepare(examples, think_mode if think else None, max_new_tokens)
+            images = self.draw(condition, examples, num_images_per_prompt, generators, settings)
         return PipelineOutput(images, thoughts, seeds)
 
     @torch.no_grad()
-    def answer(self, question: str, image: Image.Image | Sequence[Image.Image] | None = None, max_new_tokens: int = 64) -> str:
+    def answer(self, question: str, image: Pictures = None, max_new_tokens: int = THOUGHT) -> str:
         """The brain's own greedy answer: the bridge left its understanding as it was."""
         brain = self.bridge.brain
-        texts, _ = brain.reply(brain.read(brain.collate(as_examples(question, image))), max_new_tokens)
+        with enough_memory(), self.awake(brain):
+            texts, _ = brain.reply(brain.read(brain.collate(as_examples(question, image))), max_new_tokens)
         return texts[0]
 
     @torch.no_grad()
@@ -101,184 +110,118 @@ class BridgePipeline:
         self,
         captions: str | Sequence[str],
         num_images_per_prompt: int = 1,
-        guidance_scale: float | None = None,
-        num_inference_steps: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seeds: Sequence[int] | None = None,
-        output_type: str = "pil",
         callback_on_step_end: StepCallback | None = None,
+        **settings: Any,
     ) -> PipelineOutput:
-        """The hand under its own text encoder, through the same loop: the baseline to beat."""
+        """The hand under its own text encoder, through the same loop: the baseline to beat. `settings`: of drawing, as in the call."""
         captions = [captions] if isinstance(captions, str) else list(captions)
-        settings = self._settings(height, width, num_inference_steps, output_type, callback_on_step_end)
+        examples, hand = [Example(caption) for caption in captions], self.bridge.hand
+        given = settings_of(hand, examples, **settings, callback=self.reporting(callback_on_step_end))
         generators, seeds = as_generators(generator, seeds, len(captions) * num_images_per_prompt)
-        conditions = []
-        for start in range(0, len(captions), self.batch_size):
-            condition = self.bridge.hand.describe(captions[start : start + self.batch_size])
-            if condition is None:
-                raise UserError(f"{self.name}: the hand has no text encoder of its own, so there is no native drawing")
-            conditions.append(condition)
-        scale = self.bridge.hand.default_guidance if guidance_scale is None else guidance_scale
-        null = self.bridge.hand.describe([""]) if scale != 1.0 else None
-        nulls, guidance = ([], []) if null is None else ([null.expand(len(captions))], [scale])
-        with self.bridge.hand.untouched():
-            images = self._draw(Condition.cat(conditions), nulls, guidance, num_images_per_prompt, generators, settings)
+        with enough_memory(), self.awake(hand):
+            conditions = []
+            for start in range(0, len(captions), self.batch_size):
+                condition = hand.describe(captions[start : start + self.batch_size])
+                if condition is None:
+                    raise UserError(f"{self.name}: the hand has no text encoder of its own, so there is no native drawing")
+                conditions.append(condition)
+            null = hand.describe([""]) if given.guidance != 1.0 else None
+            nulls = [] if null is None else [Null(null.expand(len(captions)), given.guidance, False)]
+            drawing = Drawing(hand, examples, Condition.cat(conditions), nulls, given, name=self.name)
+            with hand.untouched():
+                images = drawing.images(num_images_per_prompt, generators, self.batch_size)
         return PipelineOutput(images, [None] * len(captions), seeds)
 
-    def _settings(
-        self, height: int | None, width: int | None, steps: int | None, output_type: str, callback: StepCallback | None
-    ) -> Settings:
-        hand = self.bridge.hand
-        if output_type not in OUTPUT_TYPES:
-            raise UserError(f"output_type: {output_type!r} given; it is one of: {', '.join(OUTPUT_TYPES)}")
-        steps = hand.default_steps if steps is None else steps
-        if steps < 1:
-            raise UserError(f"num_inference_steps: {steps} given; it is 1 at least")
-        return Settings(height or hand.default_size[0], width or hand.default_size[1], steps, output_type, callback)
+    def draw(
+        self, condition: Condition, examples: Sequence[Example], each: int, generators: Sequence[torch.Generator], settings: Settings
+    ) -> list[Any]:
+        """`each` images a row of `condition`, which is what the brain read of the examples."""
+
+        def read(textless: list[Example]) -> Condition:
+            return self._prepare(textless, None, 0)[0]
+
+        nulls = self.nulls.of(examples, settings.negative_prompt, settings.guidance, settings.image_guidance, read)
+        untold = self.nulls.pictured(examples, settings.negative_prompt, read) if settings.preserve else None
+        drawing = Drawing(self.bridge.hand, examples, condition, nulls, settings, untold, self.name)
+        with self.awake(self.bridge.hand):
+            return drawing.images(each, generators, self.batch_size)
+
+    def reporting(self, callback: StepCallback | None) -> Callable[[int, Tensor, Tensor], Any] | None:
+        return None if callback is None else lambda step, timestep, latents: callback(self, step, timestep, {"latents": latents})
+
+    @contextmanager
+    def awake(self, part: nn.Module) -> Iterator[None]:
+        """Under `offload`, on the bridge's device for as long as it works."""
+        if not self.offload:
+            yield
+            return
+        part.to(self.bridge.device)
+        try:
+            yield
+        finally:
+            part.to("cpu")
 
     def _prepare(self, examples: list[Example], think_mode: str | None, max_new_tokens: int) -> tuple[Condition, list[str | None]]:
         """Conditions, a row a prompt, and what was thought on the way."""
         conditions: list[Condition] = []
         thoughts: list[str | None] = []
-        for start in range(0, len(examples), self.batch_size):
-            chunk = examples[start : start + self.batch_size]
-            condition, said = self._read(chunk, think_mode, max_new_tokens)
-            conditions.append(condition)
-            thoughts += said
+        with self.awake(self.bridge.brain):
+            for start in range(0, len(examples), self.batch_size):
+                condition, said = self._read(examples[start : start + self.batch_size], think_mode, max_new_tokens)
+                conditions.append(condition)
+                thoughts += said
         return Condition.cat(conditions), thoughts
 
     def _read(self, examples: list[Example], think_mode: str | None, max_new_tokens: int) -> tuple[Condition, list[str | None]]:
+        """A chunk: rows that think, and rows that do not, or whose thought is given."""
+        thinking = [] if think_mode is None else [i for i, example in enumerate(examples) if example.thought is None]
+        if think_mode == "auto":
+            thinking = self._worth_a_thought(examples, thinking)
+        plain = [i for i in range(len(examples)) if i not in thinking]
+        thoughts = [example.thought for example in examples]
+        parts = []
+        if plain:
+            parts.append(self.bridge.condition(self.bridge.brain.collate([examples[i] for i in plain])))
+        if thinking:
+            condition, said = self._think([examples[i] for i in thinking], think_mode == "rewrite", max_new_tokens)
+            parts.append(condition)
+            for i, text in zip(thinking, said, strict=True):
+                thoughts[i] = text
+        order = torch.tensor([*plain, *thinking]).argsort()
+        return Condition.cat(parts).rows(order.to(self.bridge.device)), thoughts
+
+    def _think(self, examples: list[Example], rewrite: bool, max_new_tokens: int) -> tuple[Condition, list[str]]:
         bridge, brain = self.bridge, self.bridge.brain
-        if think_mode is None:
-            return bridge.condition(brain.collate(examples)), [None] * len(examples)
         thoughts, memory = brain.reply(brain.read(brain.collate(examples, think=True)), max_new_tokens)
-        if think_mode == "rewrite":
-            # a fresh read; where nothing was said the prompt stands
-            rewritten = [Example(said or e.prompt, e.images) for e, said in zip(examples, thoughts, strict=True)]
-            return bridge.condition(brain.collate(rewritten)), list(thoughts)
-        return bridge.condition_from(memory), list(thoughts)
+        if not rewrite:
+            return bridge.condition_from(memory), thoughts  # nothing is read twice
+        # where nothing was said the prompt stands
+        rewritten = [dataclasses.replace(e, prompt=said or e.prompt) for e, said in zip(examples, thoughts, strict=True)]
+        return bridge.condition(brain.collate(rewritten)), thoughts
 
-    def _nulls(
-        self, examples: list[Example], negative_prompt: str, scale: float, image_scale: float
-    ) -> tuple[list[Condition], list[float]]:
-        """Null conditions, weakest first, each with the scale of the step above it."""
-        if scale == 1.0 and image_scale == 1.0:
-            return [], []
-        # v = v_00 + s_I (v_0I - v_00) + s_T (v_TI - v_0I): with s_I = 1 the first row cancels, without pictures the first two are one
-        textless = [Example(negative_prompt, example.images) for example in examples]
-        blind = self._null(negative_prompt).expand(len(examples))
-        if not any(example.images for example in examples):
-            return [blind], [scale]
-        pictured, _ = self._prepare(textless, None, 0)
-        return ([pictured], [scale]) if image_scale == 1.0 else ([blind, pictured], [image_scale, scale])
-
-    def _warn_untrained(self, examples: list[Example], negative_prompt: str, scale: float, image_scale: float) -> None:
-        """Guidance steps away from null rows; one that training never showed says nothing of use."""
-        rates, pictured = self.bridge.objective, any(example.images for example in examples)
-        textless = rates.drop_text if pictured else rates.drop_text + rates.drop_both  # without pictures the two are one row
-        untrained = []
-        if scale != 1.0 and not negative_prompt and not textless:
-            untrained.append(
-                f"guidance_scale {scale:g}: this bridge was trained with objective.drop_text=0, it has not seen an empty prompt"
-            )
-        if image_scale != 1.0 and not rates.drop_both:
-            untrained.append(
-                f"image_guidance_scale {image_scale:g}: this bridge was trained with objective.drop_both=0, "
-                "it has not seen an edit without prompt and picture"
-            )
-        for line in untrained:
-            if line not in self._warned:
-                log.warning("%s; the drawing may come out worse than at scale 1", line)
-                self._warned.add(line)
-
-    def _null(self, negative_prompt: str) -> Condition:
-        brain, key = self.bridge.brain, (negative_prompt, self.bridge.device)
-        if key not in self._null_memories:
-            self._null_memories[key] = brain.read(brain.collate([Example(negative_prompt)]), depth=self.bridge.depth)
-        return self.bridge.condition_from(self._null_memories[key])
-
-    def _draw(
-        self,
-        condition: Condition,
-        nulls: list[Condition],
-        guidance: list[float],
-        num_images_per_prompt: int,
-        generators: list[torch.Generator],
-        settings: Settings,
-    ) -> list[Any]:
-        hand = self.bridge.hand
-        shape = hand.latent_shape(settings.height, settings.width)
-
-        def report(step: int, timestep: Tensor, latents: Tensor) -> None:
-            if settings.callback is not None:
-                settings.callback(self, step, timestep, {"latents": latents})
-
-        images: list[Any] = []
-        for start in range(0, len(generators), self.batch_size):
-            rows = torch.arange(start, min(start + self.batch_size, len(generators)), device=condition.embeds.device)
-            own = rows // num_images_per_prompt  # image -> its prompt
-            chunk, null_chunk = condition.rows(own), [null.rows(own) for null in nulls]
-            latents = hand.draw(chunk, null_chunk, shape, settings.steps, guidance, generators[start : start + self.batch_size], report)
-            if settings.output_type == "latent":
-                images += list(latents)
-                continue
-            pixels = hand.decode(latents)
-            failed = ~(_finite(latents) & _finite(pixels))
-            if settings.output_type == "pil" and bool(failed.any()):
-                raise UserError(f"{self.name}: drawing gave NaN or infinity; a lower guidance_scale or dtype: float32 may help")
-            # one failed picture is the caller's to count: the others are as good as ever
-            images += _finish(pixels.masked_fill(failed[:, None, None, None], torch.nan), settings.output_type)
-        return images
+    def _worth_a_thought(self, examples: Sequence[Example], rows: Sequence[int]) -> list[int]:
+        """Those of `rows` of which the brain does not say that no thought is needed."""
+        brain = self.bridge.brain
+        if not rows:
+            return []
+        asked = [dataclasses.replace(examples[i], prompt=DECIDE_TEMPLATE.replace("{prompt}", examples[i].prompt)) for i in rows]
+        said, _ = brain.reply(brain.read(brain.collate(asked)), DECISION)
+        return [i for i, answer in zip(rows, said, strict=True) if not answer.strip().lower().startswith("no")]
 
 
-def as_examples(prompt: str | Sequence[str], image: Pictures) -> list[Example]:
-    """Prompts with their pictures; for one prompt `image` is a picture or several, for a list of prompts one entry each."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts or not all(p.strip() for p in prompts):
-        raise UserError("prompt: empty; say what to draw")
-    if image is None:
-        pictures: list[Any] = [()] * len(prompts)
-    else:
-        pictures = [image] if isinstance(prompt, str) else list(image)  # type: ignore[arg-type]
-    if len(pictures) != len(prompts):
-        raise UserError(f"image: {len(pictures)} entries for {len(prompts)} prompts; give one for each prompt")
-    each = [(p,) if isinstance(p, Image.Image) else tuple(p or ()) for p in pictures]
-    return [Example(p, own) for p, own in zip(prompts, each, strict=True)]
-
-
-def as_generators(
-    generator: torch.Generator | Sequence[torch.Generator] | None, seeds: Sequence[int] | None, count: int
-) -> tuple[list[torch.Generator], list[int]]:
-    """One CPU generator an image, from seeds, from generators, or from one generator that gives the seeds."""
-    if generator is not None and seeds is not None:
-        raise UserError("generator and seeds: both given; give one of them")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        generators = list(generator)
-        if len(generators) != count:
-            raise UserError(f"generator: {len(generators)} given for {count} images; give one for each image, or a single one")
-        if any(g.device.type != "cpu" for g in generators):
-            raise UserError(
-                "generator: on a GPU; noise is drawn on the CPU so that it does not depend on the device, use torch.Generator()"
-            )
-        return generators, [g.initial_seed() for g in generators]
-    if seeds is None:
-        seeds = torch.randint(2**48, (count,), generator=generator).tolist()
-    if len(seeds) != count:
-        raise UserError(f"seeds: {len(seeds)} given for {count} images; give one for each image")
-    return [torch.Generator().manual_seed(seed) for seed in seeds], list(seeds)
-
-
-def _finite(x: Tensor) -> Tensor:
-    """[B, ...] -> [B], whether a row is finite throughout."""
-    return x.isfinite().flatten(1).all(dim=1)
-
-
-def _finish(pixels: Tensor, output_type: str) -> list[Any]:
-    """[B, 3, H, W] in about [-1, 1] -> pt or pil."""
-    pixels = (pixels.float() / 2 + 0.5).clamp(0, 1)
-    if output_type == "pt":
-        return list(pixels)
-    array = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in array]
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """An allocation that fails, on a GPU or not, is one line that says what to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        said = str(error)
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in said:
+            raise
+        first = said.splitlines()[0] if said else "out of memory"
+        raise UserError(
+            f"out of memory ({first[:120]}); draw fewer images at once (batch_size), smaller ones (height, width), "
+            "or load with offload=True or a quantized brain"
+        ) from error

@@ -67,7 +67,7 @@ def index_of(node: list[Any], key: str, where: str) -> int:
 def read_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, as 2024-13-45
         raise UserError(f"{where}: no valid YAML: {' '.join(str(error).split())}") from error
 
 

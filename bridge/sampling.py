@@ -45,8 +45,12 @@ def denoise(
     guidance: Sequence[float],
     generators: Sequence[torch.Generator],
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
+    adjust: Callable[[Any, int, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """From noise to latents [B, C, h, w] with a scheduler whose timesteps are set. All rows of guidance go through one call."""
+    """From noise to latents [B, C, h, w] with a scheduler whose timesteps are set. All rows of guidance go through one call.
+
+    `adjust(scheduler, step, latents)` may change the latents after a step.
+    """
     if len(nulls) != len(guidance):
         raise ValueError(f"{len(nulls)} null conditions but {len(guidance)} scales")
     batch, rows = len(latents), len(nulls) + 1
@@ -59,6 +63,8 @@ def denoise(
         predicted = predict(noisy.repeat(rows, 1, 1, 1), timestep.expand(rows * batch), conditions)
         guided = guide(predicted.chunk(rows), guidance)
         latents = scheduler.step(guided, timestep, latents, **extra, return_dict=False)[0]
+        if adjust is not None:
+            latents = adjust(scheduler, step, latents)
         if callback is not None:
             callback(step, timestep, latents)
     return latents

@@ -90,9 +90,8 @@ def check_chain(runs: Sequence[Recipe]) -> None:
 def trained_part(recipe: Recipe) -> dict[str, Any]:
     """What of the hand a run trains, as its options say; {} where it trains nothing of it."""
     options = recipe.hand.options
-    if options.get("train", "none") == "none":
-        return {}
-    return {key: options[key] for key in ("train", "lora_rank") if options.get(key) is not None}
+    keys = ("references",) if options.get("train", "none") == "none" else ("train", "lora_rank", "references")
+    return {key: options[key] for key in keys if options.get(key)}
 
 
 def _put(tree: dict[str, Any], path: str, value: Any, where: str) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.examples import pictures, sources, without_pictures, without_text
 from metabridge.bridge.interfaces import Condition, Example, Hand
 from metabridge.bridge.recipe import Recipe
 from metabridge.bridge.settings import Objective
@@ -49,6 +50,7 @@ class Drawn:
     example: Example
     caption: str | None  # what the hand's own text encoder would be told; None where that says too little (edits)
     pixels: NDArray[np.uint8] | None  # [H, W, 3], the target; None where its latents are there
+    sources: tuple[NDArray[np.uint8], ...] = ()  # [H, W, 3] each, the pictures that the hand is given
     skipped: tuple[Skipped, ...] = ()  # bad rows in whose place it stands
     latent_seed: int | None = None  # where the latents are a sample
     latents: Tensor | None = None  # [C, h, w], from a cache
@@ -62,7 +64,7 @@ class Mixture:
         settings = recipe.train
         self.seed, self.batch_size, self._workers = settings.seed, settings.batch_size, settings.workers
         self.sampled, self.distill = recipe.objective.latents == "sample", recipe.objective.distill > 0
-        self.frames = Frames.of(hand, settings)
+        self.frames, self.references = Frames.of(hand, settings), hand.references
         self.shapes = {size: hand.latent_shape(*size) for size in self.frames.sizes}
         self.sources = [resolve(source) for source in recipe.data]
         self.window = window_steps(self.batch_size) if len(self.frames.sizes) > 1 else 1
@@ -108,12 +110,13 @@ class Mixture:
     def held_out(self, index: int) -> Drawn:
         """A row that training never sees: nothing is dropped, cut to the middle one of the sizes. A bad one is passed over."""
         source, number = self.shares.locate(index)
+        middle = len(self.frames.sizes) // 2
         for attempt in range(ATTEMPTS):
             try:
                 example = self.feeds[source].held_out(number + attempt)
-                pixels = self._cut(example, self.frames.sizes[len(self.frames.sizes) // 2])
+                pixels = self._cut(example, self.frames.sizes[middle])
                 example = dataclasses.replace(opened(example), target=None)
-                return Drawn(example, self._told(source, example), pixels)
+                return Drawn(example, self._told(source, example), pixels, self._sources(example, self.frames.sizes[middle]))
             except BadRow as bad:
                 reason = str(bad)
         what = f"data {self.sources[source].source}"
@@ -183,10 +186,14 @@ class Mixture:
         if self.sampled:
             own = isinstance(feed, Tabled)
             latent_seed = row_noise(feed.index(number, attempt)) if own else row_seed(self.seed, step, place, "latents")
-        return Drawn(example, caption, pixels, tuple(skipped), latent_seed, latents, teacher)
+        return Drawn(example, caption, pixels, self._sources(example, size), tuple(skipped), latent_seed, latents, teacher)
 
     def _told(self, source: int, example: Example) -> str | None:
         return (example.caption or example.thought or example.prompt) if self.sources[source].task == "t2i" else None
+
+    def _sources(self, example: Example, size: Size) -> tuple[NDArray[np.uint8], ...]:
+        """As the target is cut, so that what stays stands where it stood."""
+        return tuple(self.frames.cover(image, size) for image in sources(example, self.references))
 
     def _known(self, source: int, number: int, attempt: int, size: Size) -> Tensor | None:
         """Latents of a row that were worked out before."""
@@ -255,21 +262,13 @@ def thoughtful(example: Example, think: float, rng: random.Random) -> Example:
 def drop(example: Example, objective: Objective, u: float) -> Example:
     """Turn a row into one of its guidance rows, u uniform in [0, 1): text gone, pictures gone, or both.
 
-    A row without pictures knows one null row, "". A null row has no thought and no history.
+    A row without pictures knows one null row, "". A null row of the text has no thought and no history.
     """
     text, image, both = objective.drop_text, objective.drop_image, objective.drop_both
-    if not example.images and not any(turn.images for turn in example.history):
+    if not pictures(example):
         return without_text(example) if u < text + both else example
     if u < text:
         return without_text(example)
     if u < text + image:
         return without_pictures(example)
     return without_pictures(without_text(example)) if u < text + image + both else example
-
-
-def without_pictures(example: Example) -> Example:
-    return dataclasses.replace(example, images=(), history=tuple(dataclasses.replace(turn, images=()) for turn in example.history))
-
-
-def without_text(example: Example) -> Example:
-    return dataclasses.replace(example, prompt="", thought=None, caption=None, history=())

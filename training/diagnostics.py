@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ def distinct(mixture: Mixture, count: int) -> list[Drawn]:
 
 @torch.no_grad()
 def diagnose(bridge: Bridge, rows: FixedRows) -> Diagnosis:
-    conditions = Condition.cat([bridge.condition(batch.to(bridge.device).inputs) for batch in rows.batches])
+    conditions = Condition.cat([bridge.conditioned(batch.to(bridge.device)) for batch in rows.batches])
     null = bridge.condition({name: tensor.to(bridge.device) for name, tensor in bridge.brain.collate([Example("")]).items()})
     places = torch.arange(len(rows.own), device=bridge.device).split(len(rows.batches[0].noise_seeds))
     # rows 2k and 2k + 1 swap their prompts: none keeps its own, and a pair is never divided over processes
@@ -95,12 +95,11 @@ def diagnose(bridge: Bridge, rows: FixedRows) -> Diagnosis:
 
 def compare(bridge: Bridge, batch: Batch, own: Condition, other: Condition, null: Condition) -> Tensor:
     """Of each row the loss, that under another's prompt, and the mean squares of the prediction's change without a prompt and of itself."""
+    other = replace(other, references=own.references)  # it is the words that are swapped or taken away
+    null = replace(null.expand(len(batch.noise_seeds)), references=own.references)
     latents = bridge.latents(batch)
     right, shuffled = (bridge.loss(batch, latents, condition) for condition in (own, other))
-    told, untold = (
-        bridge.hand.respond(latents, condition, bridge.objective, batch.noise_seeds)
-        for condition in (own, null.expand(len(batch.noise_seeds)))
-    )
+    told, untold = (bridge.hand.respond(latents, condition, bridge.objective, batch.noise_seeds) for condition in (own, null))
     squares = [tensor.square().flatten(1).mean(dim=1) for tensor in (told - untold, told)]
     return torch.stack([right, shuffled, *(square.to(right) for square in squares)], dim=1)  # [B, 4]
 

@@ -16,7 +16,7 @@ from metabridge.bridge.model import Batch
 from metabridge.bridge.objective import sample_sigma, shift_sigma
 from metabridge.bridge.settings import Objective
 from metabridge.training.data import Drawn
-from metabridge.training.loader import Share
+from metabridge.training.loader import Share, given
 from metabridge.training.seeds import row_seed
 
 BANDS = 4  # of timesteps: quarters of what the training draws, from little noise to much
@@ -59,6 +59,7 @@ def make_batch(rows: list[Drawn], seeds: list[int], collate: Collate) -> Batch:
         pixels=stack([row.pixels for row in rows if row.pixels is not None]),
         noise_seeds=tuple(seeds),
         captions=tuple(row.caption for row in rows),
+        **given(rows),
     )
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Hand
 from metabridge.bridge.settings import Train
+from metabridge.bridge.sizes import accepted, cover
 from metabridge.training.order import permute
 from metabridge.training.schema import BadRow, decoded
 
@@ -42,7 +43,7 @@ class Frames:
         reach = math.sqrt(settings.max_aspect) * side
         for w in range(STEP * math.ceil(side * side / reach / STEP), int(reach) + 1, STEP):
             heights = sorted(range(STEP, int(reach) + 1, STEP), key=lambda h: abs(math.log(h * w / side**2)))
-            fitting = (h for h in heights[:16] if max(h / w, w / h) <= settings.max_aspect and _accepted(hand, h, w))
+            fitting = (h for h in heights[:16] if max(h / w, w / h) <= settings.max_aspect and accepted(hand, h, w))
             if (best := next(fitting, None)) is not None:
                 found[w] = (best, w)
         if not found:
@@ -62,17 +63,12 @@ class Frames:
                 f"the target has {image.width}x{image.height} pixels, fewer than the {width}x{height} it is trained at; "
                 "lower train.size, or set train.upscale=true"
             )
-        if image.size != (width, height):
-            image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-        return np.asarray(image)
+        return np.asarray(cover(image, height, width))
 
-
-def _accepted(hand: Hand, height: int, width: int) -> bool:
-    try:
-        hand.latent_shape(height, width)
-    except UserError:
-        return False
-    return True
+    def cover(self, image: Image.Image, size: Size) -> NDArray[np.uint8]:
+        """The same of a picture that may have too few pixels."""
+        height, width = size
+        return np.asarray(cover(decoded(image, (width, height)), height, width))
 
 
 def window_steps(batch_size: int) -> int:

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -98,9 +98,21 @@ def load(mixture: Mixture, collate: Collate, step: int, rows: range, room: Room 
         captions=tuple(row.caption for row in drawn),
         latents=None if pictures is not None else torch.stack([row.latents for row in drawn if row.latents is not None]),
         latent_seeds=tuple(row.latent_seed for row in drawn if row.latent_seed is not None) or None,
+        **given(drawn),
         teacher=None if drawn[0].teacher is None else Condition.cat([row.teacher for row in drawn if row.teacher is not None]),
     )
     return Loaded(batch, tuple(skip for row in drawn for skip in row.skipped), mixture.cursors())
+
+
+def given(drawn: Sequence[Drawn]) -> dict[str, Any]:
+    """The source pictures of all rows, as a Batch holds them."""
+    pictures = [picture for row in drawn for picture in row.sources]
+    if not pictures:
+        return {}
+    return {
+        "sources": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2),
+        "source_counts": tuple(len(row.sources) for row in drawn),
+    }
 
 
 @dataclass(frozen=True)

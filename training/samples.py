@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from PIL.Image import Image
 
+from metabridge.bridge.asked import as_examples
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import png, write_whole
 from metabridge.bridge.model import Bridge
-from metabridge.bridge.pipeline import BridgePipeline, as_examples
+from metabridge.bridge.pipeline import BridgePipeline
 from metabridge.bridge.recipe import Recipe
 from metabridge.bridge.sheet import compose, shown
 from metabridge.training.data import Mixture

@@ -186,7 +186,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def turn(entry: object, raw: Raw) -> Turn:
-    """One earlier turn: {role: user | assistant, text, images}; the words of chat data, {from, value} and content, are known too."""
+    """One earlier turn: {role: user | assistant, text, images, think}; the words of chat data, {from, value} and content, are known too."""
     if not isinstance(entry, Mapping):
         raise BadRow("history is no list of turns {role, text, images}")
     role = str(entry.get("role") or entry.get("from") or "")
@@ -196,7 +196,12 @@ def turn(entry: object, raw: Raw) -> Turn:
     text = entry.get("text") or entry.get("content") or entry.get("value") or ""
     if not isinstance(text, str):
         raise BadRow("history: a turn's text is no text")
-    return Turn(role, text, tuple(picture(value, raw) for value in _flat(entry.get("images"))))
+    think = entry.get("think", False)
+    if not isinstance(think, bool) or (think and role == "assistant"):
+        raise BadRow(
+            "history: a turn's think is no true or false, or it is an assistant's; it says that a user's text was to be thought about"
+        )
+    return Turn(role, text, tuple(picture(value, raw) for value in _flat(entry.get("images"))), think)
 
 
 def _at(columns: Mapping[str, Any], path: str) -> Any:

@@ -92,7 +92,7 @@ def members(row: Row, pictures: Pictures) -> dict[str, bytes]:
         put(image, f"{number}.")
     count = itertools.count()
     history = [
-        {"role": turn.role, "text": turn.text, "images": [put(image, f"turn{next(count)}.") for image in turn.images]}
+        {"role": turn.role, "text": turn.text, "images": [put(image, f"turn{next(count)}.") for image in turn.images], "think": turn.think}
         for turn in example.history
     ]
     texts = {"prompt": _one(row.prompts), "thought": _one(row.thoughts), "native_caption": example.caption, "history": history}

@@ -67,7 +67,7 @@ class AutoBrain(Brain):
     def read(self, inputs: Inputs, memory: Memory | None = None, depth: int | None = None) -> Memory:
         if memory is not None and memory.depth != depth:
             raise ValueError(f"a Memory of depth {memory.depth} cannot be extended at depth {depth}: other layers would be missing")
-        if memory is not None and "pixel_values" in inputs and self.model.config.model_type in PATCHED_TOGETHER:
+        if memory is not None and not self.extends(inputs):
             raise ValueError(
                 "this brain cuts a picture differently beside others: read a further turn with a picture together with the earlier ones"
             )
@@ -88,6 +88,9 @@ class AutoBrain(Brain):
         assert length(cache) in (mask.shape[1], None), "the prompt was not cached"
         last = state.last_hidden_state[:, -1] if depth is None else None
         return Memory(self.layout.contents(cache, depth), mask, position, last, depth)
+
+    def extends(self, inputs: Inputs) -> bool:
+        return "pixel_values" not in inputs or self.model.config.model_type not in PATCHED_TOGETHER
 
     def query(self, memory: Memory, queries: Tensor, taps: Sequence[int]) -> Tensor:
         depth = self.num_layers if -1 in taps else max(taps)

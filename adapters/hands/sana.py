@@ -16,8 +16,9 @@ from metabridge.bridge.interfaces import Condition
 
 
 class SanaHand(PretrainedHand):
-    def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int, references: int = 0) -> None:
         super().__init__(checkpoint, native, guidance_scale, steps)
+        self.look_at(references, self.denoiser.patch_embed.proj)
         self.width: int = self.denoiser.config.caption_channels
         self.factor = self.vae.spatial_compression_ratio
         self.default_size = (self.denoiser.config.sample_size * self.factor,) * 2
@@ -29,14 +30,15 @@ class SanaHand(PretrainedHand):
 
     def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         dtype = self.denoiser.dtype
-        predicted: Tensor = self.denoiser(
-            latents.to(dtype),
-            encoder_hidden_states=condition.embeds.to(dtype),
-            encoder_attention_mask=condition.mask,
-            timestep=timestep * self.time_scale,
-            guidance=self._guidance(latents),
-            return_dict=False,
-        )[0]
+        with self.showing(condition):
+            predicted: Tensor = self.denoiser(
+                latents.to(dtype),
+                encoder_hidden_states=condition.embeds.to(dtype),
+                encoder_attention_mask=condition.mask,
+                timestep=timestep * self.time_scale,
+                guidance=self._guidance(latents),
+                return_dict=False,
+            )[0]
         return predicted.to(latents.dtype)[:, : latents.shape[1]]  # a learned sigma would follow the velocity
 
     def _guidance(self, latents: Tensor) -> Tensor | None:
@@ -83,17 +85,21 @@ def load(
     dtype: str = "float32",
     train: str = "none",
     lora_rank: int | None = None,
+    references: int = 0,
     weights: str = "pretrained",
     max_sequence_length: int = 300,
     instruction: bool = False,
     guidance_scale: float = 4.5,
     steps: int = 20,
 ) -> SanaHand:
-    """A SanaPipeline folder or hub id. `instruction`: write the official "complex human instruction" before native prompts."""
+    """A SanaPipeline folder or hub id. `references`: source pictures that it learns to look at.
+
+    `instruction`: write the official "complex human instruction" before native prompts.
+    """
     parts = ("transformer", diffusers.SanaTransformer2DModel), ("vae", diffusers.AutoencoderDC)
     checkpoint = load_checkpoint(repo, revision, dtype, train, lora_rank, weights, *parts)
     refuse_other_channels(repo, checkpoint, checkpoint.denoiser.config.in_channels)
     if checkpoint.denoiser.config.guidance_embeds:
         raise UserError(f"{repo}: a {checkpoint.pipeline}, distilled to be told its guidance; hand sana_sprint draws with it")
     native = SanaNative(checkpoint, max_sequence_length, instruction) if checkpoint.has_text_encoder else None
-    return SanaHand(checkpoint, native, guidance_scale, steps)
+    return SanaHand(checkpoint, native, guidance_scale, steps, references)

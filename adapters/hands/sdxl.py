@@ -16,8 +16,9 @@ SIZES = 6  # numbers that the UNet is told of a picture: original height and wid
 
 
 class SDXLHand(PretrainedHand):
-    def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int, references: int = 0) -> None:
         super().__init__(checkpoint, native, guidance_scale, steps)
+        self.look_at(references, self.denoiser.conv_in)
         config = self.denoiser.config
         self.width: int = config.cross_attention_dim
         self.pooled_width = config.projection_class_embeddings_input_dim - SIZES * config.addition_time_embed_dim
@@ -31,17 +32,18 @@ class SDXLHand(PretrainedHand):
         assert condition.pooled is not None
         dtype = self.denoiser.dtype
         height, width = (side * self.factor for side in latents.shape[-2:])
-        predicted: Tensor = self.denoiser(
-            latents.to(dtype),
-            timestep,
-            encoder_hidden_states=condition.embeds.to(dtype),
-            encoder_attention_mask=condition.mask,
-            added_cond_kwargs={
-                "text_embeds": condition.pooled.to(dtype),
-                "time_ids": numbers((height, width, 0, 0, height, width), latents),
-            },
-            return_dict=False,
-        )[0]
+        with self.showing(condition):
+            predicted: Tensor = self.denoiser(
+                latents.to(dtype),
+                timestep,
+                encoder_hidden_states=condition.embeds.to(dtype),
+                encoder_attention_mask=condition.mask,
+                added_cond_kwargs={
+                    "text_embeds": condition.pooled.to(dtype),
+                    "time_ids": numbers((height, width, 0, 0, height, width), latents),
+                },
+                return_dict=False,
+            )[0]
         return predicted.to(latents.dtype)
 
 
@@ -64,11 +66,15 @@ def load(
     dtype: str = "float32",
     train: str = "none",
     lora_rank: int | None = None,
+    references: int = 0,
     weights: str = "pretrained",
     guidance_scale: float = 5.0,
     steps: int = 30,
 ) -> SDXLHand:
-    """A StableDiffusionXLPipeline folder or hub id. The refiner, inpainting and UNets that want anything else are refused."""
+    """A StableDiffusionXLPipeline folder or hub id. The refiner, inpainting and UNets that want anything else are refused.
+
+    `references`: source pictures that it learns to look at.
+    """
     parts = ("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)
     checkpoint = load_checkpoint(repo, revision, dtype, train, lora_rank, weights, *parts)
     if checkpoint.pipeline != "StableDiffusionXLPipeline" or checkpoint.denoiser.config.addition_embed_type != "text_time":
@@ -76,4 +82,4 @@ def load(
     refuse_other_inputs(repo, checkpoint, "text_time")
     refuse_other_channels(repo, checkpoint, checkpoint.denoiser.config.in_channels)
     native = SDXLNative(checkpoint) if checkpoint.has_text_encoder else None
-    return SDXLHand(checkpoint, native, guidance_scale, steps)
+    return SDXLHand(checkpoint, native, guidance_scale, steps, references)

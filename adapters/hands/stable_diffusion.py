@@ -13,8 +13,9 @@ from metabridge.bridge.interfaces import Condition
 
 
 class StableDiffusionHand(PretrainedHand):
-    def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int, references: int = 0) -> None:
         super().__init__(checkpoint, native, guidance_scale, steps)
+        self.look_at(references, self.denoiser.conv_in)
         config = self.denoiser.config
         self.width: int = config.encoder_hid_dim or config.cross_attention_dim  # the first where the UNet projects the text itself
         self.factor = kl_factor(self.vae)
@@ -25,13 +26,14 @@ class StableDiffusionHand(PretrainedHand):
 
     def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         dtype = self.denoiser.dtype
-        predicted: Tensor = self.denoiser(
-            latents.to(dtype),
-            timestep,
-            encoder_hidden_states=condition.embeds.to(dtype),
-            encoder_attention_mask=condition.mask,
-            return_dict=False,
-        )[0]
+        with self.showing(condition):
+            predicted: Tensor = self.denoiser(
+                latents.to(dtype),
+                timestep,
+                encoder_hidden_states=condition.embeds.to(dtype),
+                encoder_attention_mask=condition.mask,
+                return_dict=False,
+            )[0]
         return predicted.to(latents.dtype)
 
 
@@ -70,14 +72,18 @@ def load(
     dtype: str = "float32",
     train: str = "none",
     lora_rank: int | None = None,
+    references: int = 0,
     weights: str = "pretrained",
     guidance_scale: float = 7.5,
     steps: int = 30,
 ) -> StableDiffusionHand:
-    """A StableDiffusionPipeline folder or hub id. SDXL, inpainting and other UNets that want more than a text are refused."""
+    """A StableDiffusionPipeline folder or hub id. SDXL, inpainting and other UNets that want more than a text are refused.
+
+    `references`: source pictures that it learns to look at.
+    """
     parts = ("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)
     checkpoint = load_checkpoint(repo, revision, dtype, train, lora_rank, weights, *parts)
     refuse_other_inputs(repo, checkpoint, "text_proj")
     refuse_other_channels(repo, checkpoint, checkpoint.denoiser.config.in_channels)
     native = StableDiffusionNative(checkpoint) if checkpoint.has_text_encoder else None
-    return StableDiffusionHand(checkpoint, native, guidance_scale, steps)
+    return StableDiffusionHand(checkpoint, native, guidance_scale, steps, references)

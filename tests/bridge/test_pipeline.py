@@ -98,11 +98,11 @@ def test_the_null_prompt_is_read_once(pipeline: BridgePipeline) -> None:
     """Its Memory is kept, its condition is not: the connector may have been trained on in between."""
     own = BridgePipeline(copy.deepcopy(pipeline.bridge))
     first = own("a cat", seeds=[1], output_type="latent").images[0]
-    (memory,) = own._null_memories.values()
+    (memory,) = own.nulls.memories.values()
     with torch.no_grad():
         own.bridge.queries += 0.5
     second = own("a cat", seeds=[1], output_type="latent").images[0]
-    assert list(own._null_memories.values()) == [memory]
+    assert list(own.nulls.memories.values()) == [memory]
     assert not torch.allclose(first, second)
     assert torch.equal(second, BridgePipeline(own.bridge)("a cat", seeds=[1], output_type="latent").images[0])
 
@@ -249,10 +249,10 @@ def test_guidance_from_a_row_that_was_never_trained_is_said(
     [
         ({"prompt": "  "}, "prompt: empty; say what to draw"),
         ({"prompt": []}, "prompt: empty"),
-        ({"prompt": "a", "think": True, "think_mode": "never"}, "think_mode: 'never' given; it is one of: always, rewrite"),
+        ({"prompt": "a", "think": True, "think_mode": "never"}, "think_mode: 'never' given; it is one of: always, auto, rewrite"),
         ({"prompt": "a", "output_type": "jpg"}, "output_type: 'jpg' given"),
         ({"prompt": "a", "num_inference_steps": 0}, "num_inference_steps: 0 given"),
-        ({"prompt": "a", "image_guidance_scale": 2.0}, "image_guidance_scale: 2 given, but a prompt comes without a picture"),
+        ({"prompt": "a", "image_guidance_scale": 2.0}, "image_guidance_scale: 2 given, but no prompt comes with a picture"),
         ({"prompt": ["a", "b"], "image": [Image.new("RGB", (8, 8))]}, "image: 1 entries for 2 prompts"),
         ({"prompt": "a", "seeds": [1, 2]}, "seeds: 2 given for 1 images"),
         ({"prompt": "a", "seeds": [1], "generator": torch.Generator()}, "generator and seeds: both given"),

@@ -1,0 +1,56 @@
+"""Source pictures for a denoiser that was made without: their latents beside the noisy ones, as further channels of its first layer.
+
+InstructPix2Pix (arXiv 2211.09800, sec. 3.2) widens the first convolution. Here the further channels have a convolution of their own, whose
+output is added: what was pretrained keeps its place and name. It starts at zero: until it has learnt to look, the hand draws as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metabridge.bridge.errors import UserError
+
+
+class ReferenceInput(nn.Module):
+    """Latents of `count` source pictures [B, R, C, h, w] -> what is added to the output of the first convolution."""
+
+    def __init__(self, first: nn.Conv2d, count: int) -> None:
+        super().__init__()
+        if count < 1:
+            raise UserError(f"hand.references: {count} given; 1 at least, or leave it out for a hand that is given no source pictures")
+        self.count = count
+        self.projection = nn.Conv2d(
+            first.in_channels * count,
+            first.out_channels,
+            first.kernel_size,
+            first.stride,
+            first.padding,
+            bias=False,
+            device="cpu",  # type: ignore[arg-type]
+        )
+        nn.init.zeros_(self.projection.weight)
+        self.shown: Tensor | None = None
+        first.register_forward_hook(self._add)
+
+    @contextmanager
+    def showing(self, references: Tensor | None) -> Iterator[None]:
+        """During the denoiser's pass, these are beside the latents; of more than `count` the last ones, None = none."""
+        if references is not None:
+            if (missing := self.count - references.shape[1]) > 0:
+                references = F.pad(references, (0, 0, 0, 0, 0, 0, 0, missing))
+            references = references[:, -self.count :].flatten(1, 2)
+        self.shown = references
+        try:
+            yield
+        finally:
+            self.shown = None
+
+    def _add(self, first: nn.Module, args: Any, output: Tensor) -> Tensor:
+        if self.shown is None:
+            return output
+        return output + self.projection(self.shown.to(self.projection.weight.dtype)).to(output.dtype)
