@@ -9,7 +9,8 @@ from typing import Any
 
 from metabridge.bridge.errors import UserError
 from metabridge.eval import plan as plans
-from metabridge.eval import stats, store
+from metabridge.eval import result as results
+from metabridge.eval import stats
 from metabridge.eval.benchmarks import ROWS, Metric
 from metabridge.eval.plan import Plan
 from metabridge.eval.result import Group, differences, group
@@ -35,7 +36,7 @@ def load(folder: Path) -> Side:
     plan = plans.load(folder)
     if not (folder / "result.json").exists():
         raise UserError(f"{folder}: no result.json there; finish it with `metabridge eval score {folder}`")
-    result = store.read_json(folder / "result.json")
+    result = results.read(folder / "result.json")
     return Side(folder, plan, result, read(plan, folder, tag(result["identity"]["scoring"])))
 
 
@@ -78,7 +79,7 @@ def families(a: Side, b: Side) -> list[Family]:
     found = []
     for spec in benchmark.parts.values():
         for row in ROWS:
-            pairs = [(x, y) for x, y in shared if x.sample.row == row and x.sample.item.group in spec.groups]
+            pairs = [(x, y) for x, y in shared if x.sample.row == row and spec.holds(x.sample.item.group)]
             for metric in benchmark.metrics if pairs else ():
                 if metric.within != "set":
                     xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
@@ -112,17 +113,26 @@ def verdicts(gaps: Sequence[tuple[str, Mapping[str, Any], Metric]], between: str
 
 
 def across(a: Side, b: Side, name: str) -> tuple[str, dict[str, Any], Metric]:
-    """The headline of two benchmarks on prompts of the same ids (raw and rewritten), paired: first - second."""
+    """The headline of two benchmarks on prompts of the same ids (raw and rewritten), paired: first - second.
+
+    Drawn from the prompt alone, or where neither was, in the first way that both were.
+    """
     metric = a.plan.definition.metrics[0]
     if metric != b.plan.definition.metrics[0] or set(a.plan.definition.parts) != set(b.plan.definition.parts):
         raise UserError(f"{name}: {a.plan.definition.name} and {b.plan.definition.name} are not measured alike; nothing can be subtracted")
+    by_a, by_b = (side.result["identity"]["scoring"]["variant"] for side in (a, b))
+    if by_a != by_b:
+        raise UserError(f"{name}: {a.name} is scored by {by_a}, {b.name} by {by_b}; score one of them again, by the other's judge")
+    row = next((row for row in ROWS if row in a.plan.rows and row in b.plan.rows), None)
+    if row is None:
+        raise UserError(f"{name}: {a.name} and {b.name} are drawn in no way that both have; nothing can be subtracted")
 
-    def by_place(side: Side) -> dict[tuple[str, str, str, int], Scored]:
-        return {(s.sample.row, s.sample.item.group, s.sample.item.id, s.sample.k): s for s in side.scored if s.sample.row == "bridge"}
+    def by_place(side: Side) -> dict[tuple[str, str, int], Scored]:
+        return {(s.sample.item.group, s.sample.item.id, s.sample.k): s for s in side.scored if s.sample.row == row}
 
     first, second = by_place(a), by_place(b)
     shared = [key for key in first if key in second]
     if not shared:
         raise UserError(f"{name}: {a.name} and {b.name} share no prompt; nothing can be subtracted")
     gap = differences([first[key] for key in shared], [second[key] for key in shared], metric, a.plan.definition)
-    return name, gap.get("overall", {}), metric
+    return name if row == "bridge" else f"{name} ({ROWS[row]})", gap.get("overall", {}), metric

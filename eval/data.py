@@ -6,10 +6,11 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -26,6 +27,7 @@ ROOT = "METABRIDGE_BENCH_DATA"
 BASE = "https://raw.githubusercontent.com"
 ACCEPTED = "ACCEPTED"  # in a data folder: the licences that its user has accepted, a line each
 OK, MISSING, WRONG = "ok", "missing", "wrong"
+THERE = "there"  # by hand: nothing is known of what it should be
 
 Progress = Callable[[str, int, int | None], None]  # file, bytes that are there, bytes in all where known
 
@@ -103,6 +105,7 @@ def locate(spec: DataSpec, root: Path | None = None) -> Path:
 
 
 def verify(spec: DataSpec, folder: Path) -> list[FileState]:
+    """Of the pinned files."""
     return [_state(file, folder) for file in spec.files]
 
 
@@ -111,10 +114,40 @@ def _state(file: DataFile, folder: Path) -> FileState:
     if not path.exists():
         return FileState(file.name, MISSING, "", file.wanted)
     try:
-        found = file.hash_of(path)
+        about = path.stat()
+        found = _hash(file, path.absolute(), about.st_size, about.st_mtime_ns)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); mend it") from error
     return FileState(file.name, OK if found == file.wanted else WRONG, found, file.wanted)
+
+
+@lru_cache(4096)
+def _hash(file: DataFile, path: Path, size: int, mtime_ns: int) -> str:
+    """Once in a process: every stage asks whether the files are what was pinned, and some are large."""
+    return file.hash_of(path)
+
+
+def by_hand(spec: DataSpec, folder: Path) -> FileState:
+    """Whether anything lies there that is neither pinned nor our own."""
+    known = {*(file.name for file in spec.files), ACCEPTED}
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    there = any(name.as_posix() not in known and not name.name.startswith(".") for name in names)
+    return FileState("", THERE if there else MISSING, "", "")
+
+
+def advice(spec: DataSpec, folder: Path, states: Sequence[FileState]) -> list[str]:
+    """What to do about files that are not there, or not right; a line each."""
+    lines = [
+        f"{folder / state.name}: not what was pinned; move it away, and the right one will be fetched"
+        for state in states
+        if state.state == WRONG
+    ]
+    if number := sum(state.state == MISSING and bool(state.name) for state in states):
+        accept = "" if may_fetch(spec, folder) else f" by --accept-licence {spec.folder} ({spec.licence or 'no licence stated'})"
+        lines.append(f"{folder}: {number} pinned files missing; an evaluation fetches them{accept} from {spec.url}")
+    if any(state.state == MISSING and not state.name for state in states):
+        lines.append(f"{folder}: to be put there by hand: {' '.join(spec.by_hand.split())}")
+    return lines
 
 
 def ready(

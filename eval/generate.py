@@ -13,10 +13,11 @@ from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import png
 from metabridge.eval import store
 from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK
-from metabridge.eval.plan import CHUNK, Plan, Sample
+from metabridge.eval.plan import CHUNK, Plan, Sample, refuse_replaced
 from metabridge.eval.subjects import Drawing, Subject
 
 DRAWN = "drawn.jsonl"
+_KINDS: store.Kinds = {"key": str, "seed": int, "thought": str | None, "state": str, "reason": str, "sha256": str | None}
 ALONE = 4  # pictures at a time of a subject that draws each by itself: a kill loses no more, and some of them cost money
 SETTINGS = ("num_inference_steps", "guidance_scale", "height", "width")  # of a plan's generation, that a subject is told
 
@@ -49,6 +50,8 @@ def generate(
     for chunk in missing:
         given = [[_source(data, name, sample) for name in sample.item.images] for sample in chunk]
         drawings = subject.draw(chunk[0].row, chunk, given, settings)
+        if not (folder / DRAWN).exists():
+            refuse_replaced(plan, folder)
         # records follow their pictures, so that a record always has its file
         store.append(folder / DRAWN, [_keep(sample, drawing, folder) for sample, drawing in zip(chunk, drawings, strict=True)])
         progress(len(chunk), True)
@@ -56,7 +59,7 @@ def generate(
 
 def drawn(folder: Path) -> dict[str, dict[str, Any]]:
     """What lies in `drawn.jsonl`, the last word on each picture."""
-    return {record["key"]: record for record in store.read(folder / DRAWN)}
+    return {record["key"]: record for record in store.read(folder / DRAWN, _KINDS)}
 
 
 def is_drawn(sample: Sample, record: dict[str, Any] | None, folder: Path) -> bool:
@@ -87,4 +90,5 @@ def _keep(sample: Sample, drawing: Drawing, folder: Path) -> dict[str, Any]:
         return {**record, "state": drawing.state, "reason": drawing.reason, "sha256": None}
     data = png(drawing.image, {"prompt": sample.item.text, "thought": drawing.thought or "", "seed": str(sample.seed)})
     store.write(folder / sample.file, data)
-    return {**record, "state": OK, "reason": "", "sha256": hashlib.sha256(data).hexdigest()}
+    source = {"source": drawing.source} if drawing.source else {}
+    return {**record, **source, "state": OK, "reason": "", "sha256": hashlib.sha256(data).hexdigest()}

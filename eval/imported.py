@@ -27,6 +27,8 @@ def take(benchmark: Benchmark, word: str, file: Path, data: Path | None, layout:
     model = {"kind": "official", "name": file.stem, "fingerprint": digest}
     scoring = {"variant": "official", "parser": "official", "file_sha256": digest}
     most = max(key[2] for key, _, _ in rows) + 1
+    if images is not None and images < most:
+        raise UserError(f"--images {images}: {file} has {most} pictures of a prompt; give --images {most}, or leave it out")
     code, services = {"version": "", "commit": ""}, {"benchmark": word, "data": None if data is None else str(data.parent)}
     made = plans.make(benchmark, model, {}, code, images=images or most, rows=["bridge"], data=data, scoring=services)
     planned = plans.save(made, folder)

@@ -7,6 +7,8 @@ from typing import Any
 
 from metabridge.eval.items import INFRA_ERROR
 from metabridge.eval.judges import Judge, canary
+from metabridge.eval.judges.cache import Recorded
+from metabridge.eval.judges.replay import Replay
 from metabridge.eval.score import Scored
 
 LEAST_RIGHT = 0.9  # of the known pictures, and of answers that need not be asked for again: below, the scores come with a warning
@@ -22,6 +24,10 @@ def judged(scored: Sequence[Scored], judge: Judge | None) -> dict[str, Any]:
     found: dict[str, Any] = {"questions": len(answers), "asked_again": extra, "pictures_without_score": len(lost), "warnings": []}
     if extra > (1 - LEAST_RIGHT) * len(answers):
         found["warnings"].append(f"{extra} of the judge's {len(answers)} answers had to be asked for again: its scores are doubtful.")
+    if isinstance(judge, Recorded | Replay) and (models := judge.answered_as()):
+        found["answered_as"] = models
+        if len(models) > 1:
+            found["warnings"].append(f"The judge answered as {', '.join(models)}: the scores of several models are mixed.")
     if judge.identity["kind"] != "replay":  # which looks at nothing
         drift = canary.drift(judge)
         found["canary"] = {"right": drift.right, "of": drift.of, "wrong": list(drift.wrong), "unanswered": list(drift.unanswered)}

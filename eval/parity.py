@@ -10,6 +10,9 @@ import numpy as np
 
 from metabridge.bridge.errors import UserError
 from metabridge.eval import stats
+from metabridge.eval.benchmarks import Metric
+from metabridge.eval.score import Scored
+from metabridge.eval.sheet import value_of
 from metabridge.eval.sums import Picture, Weights
 
 Key = tuple[str, str, int]  # group, prompt, which of its pictures
@@ -39,6 +42,28 @@ class Parity:
     disagreements: tuple[Key, ...]  # the furthest apart first
     ours_only: int  # pictures that the official results lack
     official_only: int
+
+
+def ours_of(scored: Sequence[Scored], metric: Metric) -> dict[Key, tuple[float, str]]:
+    """What our scorer says of the pictures drawn from the prompt alone."""
+    rows = ((s, value_of(s.values, metric)) for s in scored if s.sample.row == "bridge")
+    return {(s.sample.item.group, s.sample.item.id, s.sample.k): (value, s.reason) for s, value in rows if value is not None}
+
+
+def official_of(results: Sequence[tuple[Key, Mapping[str, float], str]], metric: Metric, file: str) -> dict[Key, tuple[float, str]]:
+    """What the official scorer says of each picture."""
+    there = dict.fromkeys(name for _, values, _ in results for name in values)
+    wanted = [metric.source, *([f"{metric.source}.of"] if metric.within == "ratio" else [])]
+    if lacking := [name for name in wanted if name not in there]:
+        known = ", ".join(there) or "nothing"
+        raise UserError(f"{file}: no {' nor '.join(lacking)} in it, by which pictures are held against each other; it has {known}")
+    rows = ((key, value_of(values, metric), reason) for key, values, reason in results)
+    return {key: (value, reason) for key, value, reason in rows if value is not None}
+
+
+def refuse_of_set(metric: Metric) -> None:
+    if metric.within == "set":
+        raise UserError(f"parity: {metric.title or metric.name} is of all pictures together; there is nothing to hold against each other")
 
 
 def parity(ours: Mapping[Key, float], official: Mapping[Key, float], weights: Weights = "equal") -> Parity:

@@ -11,8 +11,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from metabridge.eval.items import Item
 CHUNK = 32  # pictures drawn together
 BASE_SEED = 0
 SEEDS = ("image", "official")
+BEGUN = ("drawn.jsonl", "scored.jsonl")  # with one of them, a plan holds
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,12 @@ def make(
         raise UserError(f"--seeds {unknown(seeds, SEEDS, 'way to seed')}")
     if seeds == "official" and benchmark.official_seed is None:
         raise UserError(f"--seeds official: {benchmark.name} fixes no seeds; leave it at image")
+    parts = drawn_parts(benchmark, rows)
     every = benchmark.items(data)
+    if "native" in parts and any(item.images for item in every):
+        raise UserError(
+            f"--rows native: pictures come with the prompts of {benchmark.name}, and the hand's own encoder reads text alone; leave it out"
+        )
     prompts = prompts_of(benchmark, every, limit or {})
     items = _first(every, prompts)
     identity = {
@@ -122,20 +128,20 @@ def make(
             "base_seed": BASE_SEED if seeds == "image" else benchmark.official_seed,
         },
         "model": dict(model),
-        "generation": {**generation, "rows": drawn_parts(benchmark, rows), "chunk": CHUNK},
+        "generation": {**generation, "rows": parts, "chunk": CHUNK},
         "code": dict(code),
     }
     return Plan(identity, items, dict(scoring or {}), benchmark)
 
 
 def drawn_parts(benchmark: Benchmark, rows: Sequence[str] | None) -> dict[str, list[str]]:
-    """Row -> the parts that it draws: those that the benchmark means it for; a row that it does not speak of draws all."""
+    """Row -> the parts that it draws: those that the benchmark means it for; a row that it does not speak of draws all. In ROWS' order."""
     usual = {row: [name for name, part in benchmark.parts.items() if row in part.rows] for row in ROWS}
     chosen = [row for row in ROWS if usual[row]] if rows is None else rows
     for row in chosen:
         if row not in ROWS:
             raise UserError(f"--rows {unknown(row, ROWS, 'way to draw')}")
-    return {row: usual[row] or list(benchmark.parts) for row in chosen}
+    return {row: usual[row] or list(benchmark.parts) for row in ROWS if row in chosen}
 
 
 def prompts_of(benchmark: Benchmark, items: Sequence[Item], limit: Mapping[str, int]) -> dict[str, int]:
@@ -164,25 +170,43 @@ def _first(items: Sequence[Item], prompts: Mapping[str, int]) -> tuple[Item, ...
     return tuple(chosen)
 
 
-def save(plan: Plan, folder: Path) -> Plan:
-    """Write plan.json, or take up the one that is there if it is of the same evaluation."""
+def save(plan: Plan, folder: Path, grown: Callable[[], bool] = lambda: False) -> Plan:
+    """Write plan.json, or take up the one that is there if it is of the same evaluation. One that nothing came of yet is replaced.
+
+    `grown` is asked of a model of another fingerprint: whether all that it drew so far is what it would draw now.
+    """
     path = folder / "plan.json"
-    if path.exists():
+    if any((folder / name).exists() for name in BEGUN):
+        if not path.exists():
+            raise UserError(f"{folder}: pictures of a plan that is not there any more; give another folder with -o, or remove this one")
         earlier = load(folder)
-        asked, there = _measured(plan.identity), _measured(earlier.identity)
-        for key in asked:
-            if asked[key] != there.get(key):
-                raise UserError(
-                    f"{folder} holds another evaluation: its {key} is {there.get(key)}, asked for is {asked[key]}; "
-                    "give another folder with -o, or remove this one"
-                )
-        plan = Plan(earlier.identity, earlier.items, plan.scoring, plan.definition)
-        if plan.scoring == earlier.scoring:
+        plan = _continued(plan, earlier, folder, grown)
+        if (plan.identity, plan.scoring) == (earlier.identity, earlier.scoring):
             return plan
-    elif (folder / "drawn.jsonl").exists():
-        raise UserError(f"{folder}: pictures of a plan that is not there any more; give another folder with -o, or remove this one")
     store.write_json(path, {"identity": plan.identity, "scoring": plan.scoring, "items": [asdict(item) for item in plan.items]})
     return plan
+
+
+def _continued(plan: Plan, earlier: Plan, folder: Path, grown: Callable[[], bool]) -> Plan:
+    """The earlier plan, scored as is asked for now; refused where something else is to be drawn."""
+    asked, there = _measured(plan.identity), _measured(earlier.identity)
+    other = [key for key in asked if asked[key] != there.get(key)]
+    identity = earlier.identity
+    if other == [f"{plan.identity['model']['kind']} fingerprint"] and grown():
+        identity = {**identity, "model": plan.identity["model"]}
+    elif other:
+        raise UserError(
+            f"{folder} holds another evaluation: its {other[0]} is {there.get(other[0])}, asked for is {asked[other[0]]}; "
+            "give another folder with -o, or remove this one"
+        )
+    return replace(plan, identity=identity, items=earlier.items)
+
+
+def refuse_replaced(plan: Plan, folder: Path) -> None:
+    """Before the first drawing is kept: until then, another run may have put its own plan there."""
+    path = folder / "plan.json"
+    if path.exists() and _measured(plan.identity) != _measured(store.read_json(path)["identity"]):
+        raise UserError(f"{folder}: another evaluation was planned there while this one drew; give each a folder of its own with -o")
 
 
 def load(folder: Path) -> Plan:
@@ -191,6 +215,8 @@ def load(folder: Path) -> Plan:
     if not path.exists():
         raise UserError(f"{folder}: no plan.json there; `metabridge eval BRIDGE -o {folder}` starts an evaluation")
     tree = store.read_json(path)
+    if odd := _odd(tree):
+        raise UserError(f"{path}: not a plan that this version can read ({odd}); start anew in another folder with -o")
     try:
         identity, scoring = tree["identity"], tree["scoring"]
         items = tuple(Item(**{**item, "images": tuple(item["images"])}) for item in tree["items"])
@@ -208,6 +234,27 @@ def load(folder: Path) -> Plan:
             f"{folder}: planned on {name} data {sha256[:12]}, its plan.json holds {found[:12]}; start anew in another folder with -o"
         )
     return Plan(identity, items, scoring, benchmark)
+
+
+_KINDS: Mapping[tuple[str, ...], store.Kinds] = {
+    (): {"identity": dict, "scoring": dict, "items": list},
+    ("identity",): {"benchmark": dict, "model": dict, "generation": dict},
+    ("identity", "benchmark"): {"name": str, "version": int, "data_sha256": str, "prompts": dict, "images_per_prompt": int, "seeds": str},
+    ("identity", "model"): {"kind": str, "name": str, "fingerprint": str},
+    ("identity", "generation"): {"rows": dict},
+}
+_ITEM: store.Kinds = {"number": int, "id": str, "group": str, "text": str, "want": dict, "images": list, "held_out": bool}
+
+
+def _odd(tree: Any) -> str:
+    """What keeps a tree from being a plan; empty where nothing does."""
+    for path, kinds in _KINDS.items():
+        node = tree
+        for key in path:
+            node = node[key]
+        if odd := store.odd_in(node, kinds):
+            return ": ".join([*path, odd])
+    return next((f"items.{place}: {odd}" for place, item in enumerate(tree["items"]) if (odd := store.odd_in(item, _ITEM))), "")
 
 
 def _measured(identity: Mapping[str, Any]) -> dict[str, Any]:

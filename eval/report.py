@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from metabridge.eval import plot, sheet, store
+from metabridge.eval import plot, runs, sheet, store
 from metabridge.eval.benchmarks import BADGES, ROWS, Benchmark, Metric
 from metabridge.eval.columns import Column, columns, get
 from metabridge.eval.score import Scored
@@ -29,6 +29,9 @@ from metabridge.eval.tables import (
     warnings,
     way_title,
 )
+
+MARKED = "Green is right, red is wrong, orange in between, the worst prompts come first. What the scorer found is written in red."
+UNMARKED = "Pictures as they come: the headline is of all of them together, so none is right or wrong by itself."
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Page:
     commands: Sequence[tuple[str, str, str]] = ()  # (command, what it did, time)
     before: Sequence[tuple[str, str, Sequence[Figure]]] = ()  # (heading, text, figures), above the tables
     links: Sequence[tuple[str, str]] = ()  # (text, relative address)
+    sheets_note: str = MARKED
 
 
 def render(page: Page) -> str:
@@ -73,36 +77,41 @@ def page(
     results = {"bridge" if result["identity"]["model"]["kind"] == "bridge" else "model": result}
     tables = result_tables(benchmark, results, bounds)
     figures = {part_heading(benchmark, part): part_plot(benchmark, part, results) for part in benchmark.parts}
-    known = published(benchmark, result)
     return Page(
         title=f"{benchmark.name}: {result['identity']['model']['name']}",
         lead=f"{benchmark.title}. {size(benchmark, result['identity']['benchmark'])}. Variant {result['variant']}.",
         cards=cards(benchmark, result),
-        tables=[*((table, [f for f in [figures.get(table.title)] if f]) for table in tables), *((table, []) for table in known)],
+        tables=[
+            *((table, [f for f in [figures.get(table.title)] if f]) for table in tables),
+            *((table, []) for table in published(benchmark, result)),
+        ],
         sheets=sheets(benchmark, scored, folder, data),
         identity=identity(result["identity"]),
         warnings=warnings(result),
         notes=notes(benchmark, result),
+        sheets_note=MARKED if sheet.is_marked(benchmark.metrics[0]) else UNMARKED,
     )
 
 
 def notes(benchmark: Benchmark, result: Mapping[str, Any]) -> list[str]:
     """How far the number can be trusted, and what the benchmark's own traps are."""
-    lines = [f"Badge: {benchmark.badge} ({BADGES[benchmark.badge]}). {capital(benchmark.badge_note)}".strip()]
-    if benchmark.published and not published(benchmark, result):
-        others = sorted({row.variant for row in benchmark.published})
-        lines.append(f"Published numbers are of other variants ({', '.join(others)}); they do not stand beside {result['variant']}.")
-    return [*lines, *benchmark.notes]
+    lines = [badge(benchmark), runs.why_no_published(benchmark, result), *benchmark.notes]
+    return [line for line in lines if line]
+
+
+def badge(benchmark: Benchmark) -> str:
+    return f"Badge: {benchmark.badge} ({BADGES[benchmark.badge]}). {capital(benchmark.badge_note)}".strip()
 
 
 def published(benchmark: Benchmark, result: Mapping[str, Any]) -> list[Table]:
-    """Numbers from the literature, beside a result of the same variant alone."""
-    same = [row for row in benchmark.published if f"{benchmark.name}/{row.variant}" == result["variant"]]
-    if not same:
-        return []
+    """Numbers from the literature, beside a result that they may stand beside."""
     digits = {metric.name: metric.digits for metric in benchmark.metrics}
-    rows = tuple((row.name, (Entry(f"{row.value:.{digits.get(row.metric, 2)}f}"), Entry(row.metric), Entry(row.source))) for row in same)
-    return [Table("Published", "By their authors, on the same variant; without intervals.", ("model", "value", "metric", "source"), rows)]
+    rows = tuple(
+        (row.name, (Entry(f"{row.value:.{digits.get(row.metric, 2)}f}"), Entry(row.metric), Entry(row.source)))
+        for row in runs.published(benchmark, result)
+    )
+    heads = ("model", "value", "metric", "source")
+    return [Table("Published", "By their authors, on the same variant and all prompts; without intervals.", heads, rows)] if rows else []
 
 
 def size(benchmark: Benchmark, measured: Mapping[str, Any]) -> str:
@@ -193,8 +202,9 @@ def _sheet(
     shown = sheet.choose(tiles, good)
     png = sheet.save(sheet.sheet(shown, folder, metric, data), path)
     full = "right" if metric.name == "correct" else "with full marks"
-    perfect = "" if metric.within == "set" or metric.high is None else f"{sum(good(s) >= 1 for s in tiles)} of {len(tiles)} {full}, "
-    return Figure(f"{benchmark.title_of(group)}: {perfect}{len(shown)} shown, worst first", data_uri(png))
+    perfect = f"{sum(good(s) >= 1 for s in tiles)} of {len(tiles)} {full}, "
+    said = f"{perfect}{len(shown)} shown, worst first" if sheet.is_marked(metric) else f"{len(shown)} of {len(tiles)} shown"
+    return Figure(f"{benchmark.title_of(group)}: {said}", data_uri(png))
 
 
 def data_uri(png: bytes) -> str:

@@ -11,6 +11,7 @@ from metabridge.bridge.errors import UserError
 from metabridge.eval import stats, store
 from metabridge.eval.benchmarks import Benchmark, Metric
 from metabridge.eval.columns import columns, gaps, put
+from metabridge.eval.definition import own_file
 from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK, Services
 from metabridge.eval.plan import Plan
 from metabridge.eval.score import Scored
@@ -38,6 +39,7 @@ def summarize(
         **_tables(plan, seen, services),
         **({"held_out": _tables(plan, held_out, services)} if held_out else {}),
         "pictures": {state: states.count(state) for state in (OK, MODEL_ERROR, INFRA_ERROR)},
+        **({"failed": failed} if (failed := Counter(s.reason for s in scored if s.state == MODEL_ERROR)) else {}),
         **({"judged": dict(judged)} if judged else {}),
         "identity": {**plan.identity, "scoring": dict(scoring)},
     }
@@ -46,14 +48,31 @@ def summarize(
 def variant(benchmark: Benchmark, scoring: Mapping[str, Any], scored: Sequence[Scored]) -> str:
     """The name under which numbers may be compared: geneval/m2f-hf, wise_verified/Qwen3.5-35B-A3B.
 
-    A number of a whole set is biased by the set's size, which is part of its name.
+    A number of a whole set is biased by the set's size, which is part of its name; so is a file of one's own that bears a shipped name.
     """
     size = max(Counter(s.sample.row for s in scored).values(), default=0)
-    return f"{benchmark.name}/{scoring['variant']}" + (f" N={size}" if any(m.within == "set" for m in benchmark.metrics) else "")
+    number = f"N={size}" if any(m.within == "set" for m in benchmark.metrics) else ""
+    return f"{benchmark.name}/{' '.join(word for word in (scoring['variant'], own_file(benchmark), number) if word)}"
 
 
 def write(result: dict[str, Any], folder: Path) -> None:
     store.write_json(folder / "result.json", result)
+
+
+_KINDS: store.Kinds = {"schema": int, "variant": str, "scores": dict, "pictures": dict, "identity": dict}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result.json of this version."""
+    tree: dict[str, Any] = store.read_json(path)
+    odd = store.odd_in(tree, _KINDS)
+    if not odd and tree["schema"] != SCHEMA:
+        odd = f"its schema is {tree['schema']}, this version's is {SCHEMA}"
+    elif not odd and (inside := store.odd_in(tree["identity"], {"scoring": dict, "benchmark": dict, "model": dict, "generation": dict})):
+        odd = f"its identity: {inside}"
+    if odd:
+        raise UserError(f"{path}: no result that can be read: {odd}; remove it and score again with `metabridge eval score {path.parent}`")
+    return tree
 
 
 def _tables(plan: Plan, scored: Sequence[Scored], services: Services) -> dict[str, Any]:
@@ -99,14 +118,26 @@ def group(
         return {"overall": _of_set(scored, metric, benchmark, services)}
     clusters = _clusters(scored, metric, values or (lambda s: values_of(s, metric, benchmark)))
     empty = [name for name, prompts in clusters.items() if _counts_nothing(prompts)]
+    without = [name for name in _weighed(clusters, metric) if name in empty]
     clusters = {name: prompts for name, prompts in clusters.items() if name not in empty}
-    if not clusters:
+    if not (weighed := _weighed(clusters, metric)):
         return {}
-    guesses = [chance[name] for name in clusters if name in chance]
-    mean_chance = sum(guesses) / len(guesses) if len(guesses) == len(clusters) else None
+    mean_chance = _mean_chance(weighed, metric, chance) if set(weighed) <= set(chance) else None
     cells = {name: _cell({name: prompts}, metric, chance.get(name)) for name, prompts in clusters.items()}
-    overall = _cell(clusters, metric, mean_chance)
-    return {"overall": {**overall, "without": empty} if empty else overall, **cells}
+    overall = _cell(weighed, metric, mean_chance)
+    return {"overall": {**overall, "without": without} if without else overall, **cells}
+
+
+def _weighed(clusters: Clusters, metric: Metric) -> Clusters:
+    """Without groups of weight 0: the overall number is not of their pictures, scored or not."""
+    weights = metric.weights
+    return {name: prompts for name, prompts in clusters.items() if isinstance(weights, str) or weights.get(name) != 0}
+
+
+def _mean_chance(clusters: Clusters, metric: Metric, chance: Mapping[str, float]) -> float:
+    """Weighted as the groups are in the overall number."""
+    sizes = {name: len(prompts) for name, prompts in clusters.items()}
+    return sum(share * chance[name] for name, share in stats.shares(sizes, _how(clusters, metric)["weights"]).items())
 
 
 def _counts_nothing(prompts: Mapping[str, Sequence[stats.Picture]]) -> bool:
@@ -135,6 +166,8 @@ def _clusters(scored: Sequence[Scored], metric: Metric, values: Values) -> Clust
     clusters: Clusters = {}
     for s in scored:
         known, of = values(s), f"{metric.source}.of"
+        if metric.within == "ratio" and known is not None and of not in known:
+            raise UserError(f"{s.sample.key}: scored with {metric.source} and without {of}, which a ratio is divided by; score it anew")
         picture = None if known is None else (float(known[metric.source]), float(known[of]) if metric.within == "ratio" else 1.0)
         clusters.setdefault(s.sample.item.group, {}).setdefault(s.sample.item.id, []).append(picture)
     return clusters
@@ -177,9 +210,12 @@ def differences(first: Sequence[Scored], second: Sequence[Scored], metric: Metri
     a, b = (_clusters(scored, metric, lambda s: values_of(s, metric, benchmark)) for scored in (first, second))
     empty = [name for name in a if _counts_nothing(a[name]) or _counts_nothing(b[name])]
     a, b = ({name: prompts for name, prompts in side.items() if name not in empty} for side in (a, b))
-    if not a:
+    if not (weighed := _weighed(a, metric)):
         return {}
-    return {"overall": _difference(a, b, metric), **{name: _difference({name: a[name]}, {name: b[name]}, metric) for name in a}}
+    return {
+        "overall": _difference(weighed, {name: b[name] for name in weighed}, metric),
+        **{name: _difference({name: a[name]}, {name: b[name]}, metric) for name in a},
+    }
 
 
 def _difference(a: Clusters, b: Clusters, metric: Metric) -> Cell:

@@ -5,24 +5,28 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from metabridge.bridge.errors import UserError
+from metabridge.bridge.reading import kind_of
 from metabridge.eval import store
+from metabridge.eval.benchmarks import Benchmark
+from metabridge.eval.definition import digest
 from metabridge.eval.generate import drawn
 from metabridge.eval.items import INFRA_ERROR, OK, Scorer, Unscored, Verdict
 from metabridge.eval.plan import Plan, Sample
+from metabridge.eval.threads import as_they_come
 
 SCORED = "scored.jsonl"
 Progress = Callable[[int, bool], None]
 Record = dict[str, Any]
+_KINDS: store.Kinds = {"key": str, "by": str, "state": str, "values": dict, "reason": str, "thought": str | None, "sha256": str | None}
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ def score(
             progress(1, False)
     if open_ones:
         scorer.check()
-    batches = iter([open_ones[start : start + scorer.batch] for start in range(0, len(open_ones), scorer.batch)])
-    for batch in _in_threads(lambda rows: _score(rows, scorer, folder), batches, scorer.workers):
+    batches = [open_ones[start : start + scorer.batch] for start in range(0, len(open_ones), scorer.batch)]
+    for batch in as_they_come(lambda rows: _score(rows, scorer, folder, plan.definition), batches, scorer.workers):
         store.append(folder / SCORED, batch)
         progress(len(batch), True)
 
@@ -75,11 +79,8 @@ def read(plan: Plan, folder: Path, by: str) -> list[Scored]:
 
 
 def identity_of(plan: Plan, scorer: Scorer) -> dict[str, Any]:
-    """The scorer's identity, and a hash of how the benchmark's file uses it: another option or weight is another score."""
-    benchmark = plan.definition
-    parts = {name: part.groups for name, part in benchmark.parts.items()}
-    used = {"options": benchmark.scorer_options, "metrics": [asdict(metric) for metric in benchmark.metrics], "parts": parts}
-    return {**scorer.identity, "definition": hashlib.sha256(json.dumps(used, sort_keys=True, default=str).encode()).hexdigest()[:16]}
+    """The scorer's identity, and a hash of how the benchmark's file uses it."""
+    return {**scorer.identity, "definition": digest(plan.definition)}
 
 
 def tag(identity: Mapping[str, Any]) -> str:
@@ -88,15 +89,20 @@ def tag(identity: Mapping[str, Any]) -> str:
 
 
 def _records(folder: Path, by: str) -> dict[str, Record]:
-    return {record["key"]: record for record in store.read(folder / SCORED) if record["by"] == by}
+    return {record["key"]: record for record in store.read(folder / SCORED, _KINDS) if record["by"] == by}
 
 
 def _scored(sample: Sample, record: Record, folder: Path) -> Scored:
-    facets = {name: (points, of) for name, (points, of) in record.get("facets", {}).items()}
-    features = folder / record["features"] if record.get("features") else None
-    return Scored(
-        sample, record["state"], record["values"], record["reason"], record["thought"], record.get("detail", {}), facets, features
-    )
+    try:
+        values = {name: float(value) for name, value in record["values"].items()}
+        facets = {name: (float(points), float(of)) for name, (points, of) in record.get("facets", {}).items()}
+        features = folder / record["features"] if record.get("features") else None
+        detail = dict(record.get("detail", {}))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder / SCORED}: the record of {sample.key} cannot be read ({error}); remove its line, then run the same command again"
+        ) from error
+    return Scored(sample, record["state"], values, record["reason"], record["thought"], detail, facets, features)
 
 
 def _kept(record: Record, folder: Path) -> bool:
@@ -121,10 +127,36 @@ def _state(sample: Sample, there: Record | None, folder: Path) -> Record:
     return {**record, "sha256": sha256}
 
 
-def _score(rows: Sequence[tuple[Sample, Record]], scorer: Scorer, folder: Path) -> list[Record]:
+def _score(rows: Sequence[tuple[Sample, Record]], scorer: Scorer, folder: Path, benchmark: Benchmark) -> list[Record]:
     pairs = [(sample.item, _picture(folder / sample.file)) for sample, _ in rows]
-    verdicts = scorer.score(pairs)
+    verdicts, who = scorer.score(pairs), f"scorer {benchmark.scorer}"
+    if not isinstance(verdicts, Sequence) or len(verdicts) != len(rows):
+        given = f"{len(verdicts)} verdicts" if isinstance(verdicts, Sequence) else kind_of(verdicts)
+        raise UserError(f"{who}: gave {given} for {len(rows)} pictures, {rows[0][0].key} first; it gives one for each")
+    for (sample, _), verdict in zip(rows, verdicts, strict=True):
+        if odd := _odd(verdict, benchmark):
+            raise UserError(f"{who}: {odd}, for {sample.key}; mend it")
     return [{**record, **_said(sample, verdict, record["by"], folder)} for (sample, record), verdict in zip(rows, verdicts, strict=True)]
+
+
+def _odd(verdict: Any, benchmark: Benchmark) -> str:
+    """What of a verdict could not be kept, or not be counted by the benchmark's metrics."""
+    if isinstance(verdict, Unscored):
+        return ""
+    if not isinstance(verdict, Verdict):
+        return f"gave {kind_of(verdict)} in place of a Verdict or Unscored"
+    if not isinstance(verdict.values, Mapping) or not isinstance(verdict.features, np.ndarray | None):
+        return f"gave values and features as {kind_of(verdict.values)} and {kind_of(verdict.features)}; they are a mapping and an array"
+    if wrong := next((name for name, value in verdict.values.items() if not isinstance(value, float | int | np.number)), None):
+        return f"its value {wrong} is {kind_of(verdict.values[wrong])}, not a number"
+    for metric in benchmark.metrics:
+        if metric.within == "ratio" and metric.source in verdict.values and f"{metric.source}.of" not in verdict.values:
+            return f"gave {metric.source} without {metric.source}.of, which a ratio is divided by"
+    try:
+        json.dumps([verdict.detail, verdict.facets, verdict.reason])
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"its detail, facets or reason is no plain JSON ({error})"
+    return ""
 
 
 def _picture(path: Path) -> Image.Image:
@@ -135,7 +167,7 @@ def _picture(path: Path) -> Image.Image:
 def _said(sample: Sample, verdict: Verdict | Unscored, by: str, folder: Path) -> Record:
     if isinstance(verdict, Unscored):
         return {"state": INFRA_ERROR, "reason": " ".join(str(verdict).split())}
-    said: Record = {"values": dict(verdict.values), "reason": verdict.reason}
+    said: Record = {"values": {name: float(value) for name, value in verdict.values.items()}, "reason": verdict.reason}
     if bad := [name for name, value in verdict.values.items() if not np.isfinite(value)]:
         return {"state": INFRA_ERROR, "reason": f"{bad[0]} came out as {verdict.values[bad[0]]}"}
     if verdict.detail:
@@ -149,22 +181,3 @@ def _said(sample: Sample, verdict: Verdict | Unscored, by: str, folder: Path) ->
         store.write(folder / name, buffer.getvalue())
         said["features"] = name
     return said
-
-
-def _in_threads(
-    work: Callable[[Any], list[Record]], batches: Iterator[list[tuple[Sample, Record]]], workers: int
-) -> Iterator[list[Record]]:
-    """Results as they come. No more batches are open than there are threads, so that an error or Ctrl-C ends the run soon."""
-    if workers == 1:
-        yield from map(work, batches)
-        return
-    pool = ThreadPoolExecutor(workers)
-    try:
-        running: set[Future[list[Record]]] = {pool.submit(work, batch) for batch in islice(batches, workers)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(work, batch) for batch in islice(batches, len(done))}
-            for one in done:
-                yield one.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)

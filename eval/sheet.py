@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -17,15 +17,31 @@ from metabridge.eval.score import Scored
 MOST = 12  # pictures on a sheet
 
 
+def is_marked(metric: Metric) -> bool:
+    """Whether a picture is right or wrong by itself: not by a number of all pictures together, nor on a scale without an end."""
+    return metric.within != "set" and metric.high is not None
+
+
 def goodness(metric: Metric) -> Callable[[Scored], float]:
     """0 = worst, 1 = best. Of a ratio, its own points by its own; what has no value of its own counts as best."""
 
     def of(s: Scored) -> float:
-        if s.state != OK or metric.source not in s.values:
-            return 0.0 if s.state != OK else 1.0
-        return metric.share(_value(s, metric))
+        if s.state != OK:
+            return 0.0
+        value = value_of(s.values, metric)
+        return 1.0 if value is None or not is_marked(metric) else metric.share(value)
 
     return of
+
+
+def value_of(values: Mapping[str, float], metric: Metric) -> float | None:
+    """A picture's own value by a metric, of a ratio its share; None where it has none, or nothing to count."""
+    if metric.source not in values:
+        return None
+    if metric.within != "ratio":
+        return values[metric.source]
+    of = values[f"{metric.source}.of"]
+    return values[metric.source] / of if of else None
 
 
 def choose(scored: Sequence[Scored], good: Callable[[Scored], float], most: int = MOST) -> list[Scored]:
@@ -59,9 +75,7 @@ def _tile(s: Scored, folder: Path, metric: Metric, data: Path | None) -> Tile:
         lines.append((s.reason, UNKNOWN if s.state == INFRA_ERROR else WRONG))
     if s.state != OK:
         return Tile(None, tuple(lines), "unscored" if s.state == INFRA_ERROR else "wrong")
-    good = goodness(metric)(s)
-    mark = "right" if good >= 1 else "wrong" if good < 0.5 else "partly"
-    badge = "" if good in (0, 1) or metric.source not in s.values else f"{_value(s, metric):.{metric.digits}f}"
+    mark, badge = _mark(s, metric)
     try:
         with Image.open(folder / s.sample.file) as image:
             shown = _beside(s, image.convert("RGB"), data)
@@ -70,9 +84,12 @@ def _tile(s: Scored, folder: Path, metric: Metric, data: Path | None) -> Tile:
     return Tile(shown, tuple(lines), mark, badge)
 
 
-def _value(s: Scored, metric: Metric) -> float:
-    points = s.values[metric.source]
-    return points / max(s.values[f"{metric.source}.of"], 1e-9) if metric.within == "ratio" else points
+def _mark(s: Scored, metric: Metric) -> tuple[str, str]:
+    """How the tile is marked, and what stands in its corner; nothing where the picture is not right or wrong by itself."""
+    value, good = value_of(s.values, metric), goodness(metric)(s)
+    if value is None or not is_marked(metric):
+        return "", ""
+    return "right" if good >= 1 else "wrong" if good < 0.5 else "partly", "" if good in (0, 1) else f"{value:.{metric.digits}f}"
 
 
 def _beside(s: Scored, drawn: Image.Image, data: Path | None) -> Image.Image:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import UnionType
 from typing import IO, Any
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import write_whole
+from metabridge.bridge.reading import kind_of
 
 try:
     import fcntl
@@ -43,7 +45,7 @@ def write_json(path: Path, tree: Any) -> None:
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); remove it and run again") from error
 
 
@@ -52,6 +54,26 @@ def read_text(path: Path, advice: str = "fetch the benchmark's data again") -> s
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {advice}") from error
+
+
+def json_lines(path: Path, keys: str, advice: str = "fetch the benchmark's data again") -> list[tuple[str, dict[str, Any]]]:
+    """Every line of a file that others wrote, an object of `keys` each, and how to name its place in an error."""
+    return [(f"{path}: line {n}", _row(line, keys, f"{path}: line {n}")) for n, line in enumerate(_lines(read_text(path, advice)), start=1)]
+
+
+def _lines(text: str) -> list[str]:
+    """The last one may lack its end."""
+    return text.rstrip("\n").split("\n")
+
+
+def _row(line: str, keys: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: no valid JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: {kind_of(row)} given; it is a mapping of {keys}")
+    return row
 
 
 def append(path: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -76,18 +98,36 @@ def lock(file: IO[bytes]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+Kinds = Mapping[str, type | UnionType]  # key -> type of its value
+
+
+def read(path: Path, kinds: Kinds | None = None) -> list[dict[str, Any]]:
     """All whole lines; none where the file is not there yet. A torn last line is ignored, any other bad line is an error."""
     if not path.exists():
         return []
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); mend it, then run the same command again") from error
     records = []
     for number, line in enumerate(data[: _whole_lines(data)].splitlines(), start=1):
         try:
             records.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: line {number} is no JSON; remove the line, then run the same command again") from error
+        if odd := odd_in(records[-1], kinds or {}):
+            raise UserError(f"{path}: line {number} is no record: {odd}; remove the line, then run the same command again")
     return records
+
+
+def odd_in(tree: Any, kinds: Kinds) -> str:
+    """What keeps a tree from being an object with values of these kinds; empty where nothing does."""
+    if not isinstance(tree, dict):
+        return f"it is {kind_of(tree)}"
+    if lacking := next((key for key in kinds if key not in tree), None):
+        return f"it has no {lacking}"
+    wrong = next((key for key, kind in kinds.items() if not isinstance(tree[key], kind)), None)
+    return f"its {wrong} is {kind_of(tree[wrong])}" if wrong else ""
 
 
 def _cut_torn_line(file: IO[bytes]) -> None:

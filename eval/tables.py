@@ -170,7 +170,7 @@ def facets(benchmark: Benchmark, result: Mapping[str, Any]) -> list[Table]:
     return [
         Table(
             capital(benchmark.facets),
-            "Points got by points there were to get; pictures that came out as NaN are not among them.",
+            "Points got by points there were to get; pictures that could not be made are not among them.",
             ("category", *found),
             rows,
         )
@@ -202,11 +202,20 @@ def warnings(result: Mapping[str, Any]) -> list[str]:
     if pictures["infra_error"]:
         lines.append(f"Incomplete: {pictures['infra_error']} of {total} pictures are not scored. Run the same command again to finish.")
     if pictures["model_error"]:
-        lines.append(f"{pictures['model_error']} of {total} pictures had NaN or infinite pixels; they count as wrong.")
+        failed = f"{pictures['model_error']} of {total} pictures could not be made{_reasons(result)}"
+        lines.append(f"{failed}; they count as the worst, where a measure has one.")
     empty = sorted(_without(result["scores"]))
     if empty:
         lines.append(f"Nothing to count in {', '.join(empty)}: not in every overall number.")
     return [*lines, *result.get("judged", {}).get("warnings", [])]
+
+
+def _reasons(result: Mapping[str, Any], most: int = 3) -> str:
+    """ " (the picture has NaN or infinite pixels: 2, ...)", the most frequent first."""
+    found = sorted(result.get("failed", {}).items(), key=lambda one: -one[1])
+    named = [f"{reason}: {number}" for reason, number in found[:most]]
+    left = [f"for other reasons: {sum(number for _, number in found[most:])}"] if len(found) > most else []
+    return f" ({'; '.join([*named, *left])})" if found else ""
 
 
 def _without(tree: Mapping[str, Any]) -> set[str]:

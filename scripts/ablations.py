@@ -21,7 +21,7 @@ from metabridge.bridge.artifact import apply, read_artifact
 from metabridge.bridge.errors import unknown
 from metabridge.bridge.pipeline import BridgePipeline
 from metabridge.bridge.recipe import Recipe
-from metabridge.eval import store
+from metabridge.eval import result
 from metabridge.eval.subjects.bridge import BridgeSubject, Drawn
 from metabridge.scripts.console import say
 from metabridge.scripts.eval_options import Options
@@ -123,7 +123,7 @@ def cells(out: Path, name: str, seeds: Sequence[int]) -> dict[str, Mapping[str, 
         path = out / f"{name}-{seed}" / "eval" / "result.json"
         if not path.exists():
             return {}
-        scores = store.read_json(path)["scores"]
+        scores = result.read(path)["scores"]
         found.append({"composition": scores["composition"], **scores["reasoning"]})
     return {
         column: {key: sum(one[part][kind][key] for one in found) / len(found) for key in ("value", "low", "high")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -39,6 +40,15 @@ class Options:
     # how the work is split
     shard: str | None = None  # "1/3"
     processes: int | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be read or means nothing, before anything is loaded."""
+        self.limits, self.models, self.sides, self.part  # noqa: B018  # each refuses what it cannot read
+        for name, number, least in (("guidance", self.guidance, 0.0), ("judge-timeout", self.judge_timeout, 0.1)):
+            if number is not None and not (math.isfinite(number) and number >= least):
+                raise UserError(f"--{name} {number:g}: it is a number, {least:g} at least")
+        if self.compat not in (None, "none", "official"):
+            raise UserError(f"--compat {self.compat}: it is none or official")
 
     def words(self, *only: str) -> list[str]:
         """As they are written on the command line; all, or `only` these."""

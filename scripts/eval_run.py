@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from metabridge.bridge.errors import UserError
 from metabridge.scripts.console import bar, console, rich_table, say
+from metabridge.scripts.eval_checks import device_of, judge_of, models_of
 from metabridge.scripts.eval_options import Options
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from metabridge.eval.plan import Plan
     from metabridge.eval.score import Scored
     from metabridge.eval.subjects import Subject
-
-SCORING = ("data", "judge", "judge_concurrency", "judge_timeout", "max_judge_calls", "model", "compat", "device", "allow_incomplete")
 
 
 @dataclass(frozen=True)
@@ -68,29 +67,29 @@ def of_pipeline(pipeline: BridgePipeline) -> Subject:
     return BridgeSubject(pipeline, {**own, "brain": bridge.brain.identity, "hand": bridge.hand.identity})
 
 
-def device_of(options: Options) -> str:
-    import torch
-
-    return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def make_plan(
     subject: Subject, folder: Path, options: Options, rows: Sequence[str] | None = None, benchmark: Benchmark | None = None
 ) -> Plan:
-    """The plan in the folder, made if it is not there. `rows`: ways to draw; the benchmark's unless given."""
+    """The plan in the folder, made if it is not there. `rows`: ways to draw where --rows says nothing; else the benchmark's."""
+    return save_plan(new_plan(subject, options, rows, benchmark), folder, subject)
+
+
+def new_plan(subject: Subject, options: Options, rows: Sequence[str] | None = None, benchmark: Benchmark | None = None) -> Plan:
     from metabridge.eval import benchmarks, plan
 
     benchmark = benchmark or benchmarks.load(options.suite or "flatland")
     height, width = options.sides or (None, None)
     asked = {"num_inference_steps": options.steps, "guidance_scale": options.guidance, "height": height, "width": width}
+    word = options.suite or benchmark.name
     scoring = {
-        "benchmark": options.suite if options.suite and options.suite.endswith(".yaml") else benchmark.name,
-        "data": str(options.data) if options.data else None,
+        # later stages may be started elsewhere
+        "benchmark": absolute(Path(word)) if word.endswith(".yaml") else benchmark.name,
+        "data": absolute(options.data) if options.data else None,
         "judge": options.judge,
         "models": options.models,
         "compat": options.compat or "none",
     }
-    made = plan.make(
+    return plan.make(
         benchmark,
         subject.identity,
         subject.generation(asked),
@@ -102,27 +101,50 @@ def make_plan(
         data=data_of(benchmark, options),
         scoring=scoring,
     )
-    return plan.save(made, folder)
+
+
+def save_plan(made: Plan, folder: Path, subject: Subject) -> Plan:
+    from metabridge.eval import plan
+
+    return plan.save(made, folder, lambda: has_grown(subject, folder))
+
+
+def has_grown(subject: Subject, folder: Path) -> bool:
+    """Whether it is a folder of pictures, of another fingerprint only because pictures came that were missing."""
+    from metabridge.eval.generate import drawn
+    from metabridge.eval.subjects.pictures import PicturesSubject
+
+    return isinstance(subject, PicturesSubject) and subject.holds(drawn(folder))
+
+
+def absolute(path: Path) -> str:
+    return str(path.expanduser().absolute())
 
 
 def _rows(subject: Subject, benchmark: Benchmark, options: Options, rows: Sequence[str] | None) -> list[str]:
     from metabridge.eval.benchmarks import ROWS
 
-    asked = rows if rows is not None else options.rows.split(",") if options.rows else None
     usual = [row for row in ROWS if any(row in part.rows for part in benchmark.parts.values())]
-    chosen = list(usual if asked is None else asked)
+    typed = options.rows is not None
+    chosen = [word.strip() for word in options.rows.split(",")] if options.rows is not None else list(usual if rows is None else rows)
     if subject.identity["kind"] != "bridge":
-        if asked and chosen != ["bridge"]:
-            raise UserError(f"--rows {','.join(chosen)}: only a bridge draws in several ways; leave it out")
+        if (typed or rows is not None) and chosen != ["bridge"]:
+            raise UserError(
+                f"--rows {','.join(chosen)}: only a bridge draws in several ways; {'leave it out' if typed else 'give --rows bridge'}"
+            )
         return ["bridge"]
-    if not options.baseline and "native" in chosen:
-        chosen.remove("native")
-    if "native" in chosen and subject.drawer.bridge.hand.describe([""]) is None:  # type: ignore[attr-defined]
-        if asked and rows is None:
+    native = options.baseline
+    if native and "native" in chosen and subject.drawer.bridge.hand.describe([""]) is None:  # type: ignore[attr-defined]
+        if typed:
             raise UserError("--rows native: the hand has no text encoder of its own; leave native out")
         say("the hand has no text encoder of its own: no baseline")
-        chosen.remove("native")
-    return chosen
+        native = False
+    if not (drawn := [row for row in chosen if native or row != "native"]):
+        raise UserError(
+            f"--rows {','.join(chosen)}: nothing is left to draw without the hand's own text encoder; leave out --no-baseline, "
+            "or give --rows bridge"
+        )
+    return drawn
 
 
 def data_of(benchmark: Benchmark, options: Options) -> Path | None:
@@ -151,44 +173,16 @@ def services_of(planned: Plan, options: Options, subject: Subject | None, folder
             max_calls=options.max_judge_calls,
             answer=answer,
             identity=identity,
+            device=options.device,
         )
     models = {**benchmark.models, **said.get("models", {}), **models_of(benchmark, options)}
     compat = options.compat or said.get("compat", "none")
-    where = options if options.data else _with_data(options, said.get("data"))
-    return Services(data_of(benchmark, where), judge, models, compat, device_of(options))
+    return Services(data_of(benchmark, with_data(options, said)), judge, models, compat, device_of(options))
 
 
-def judge_of(benchmark: Benchmark, options: Options) -> str | None:
-    """The word of the judge; refused where it is missing or nobody asks it."""
-    if benchmark.judge is None and options.judge:
-        raise UserError(f"--judge {options.judge}: has no effect on {benchmark.name}, which asks no judge; leave it out")
-    if benchmark.judge is not None and benchmark.judge.needed and not options.judge:
-        raise UserError(f"--judge: {benchmark.name} is scored by a judge; {judge_advice(benchmark)}")
-    if options.judge:
-        from metabridge.eval.judges import words
-
-        words.parse(options.judge)  # before it stands in a plan: an address may hold a secret
-    return options.judge
-
-
-def models_of(benchmark: Benchmark, options: Options) -> Mapping[str, str]:
-    """Models from elsewhere, of roles that the benchmark has."""
-    if wrong := next((role for role in options.models if role not in benchmark.models), None):
-        raise UserError(f"--model {wrong}: {benchmark.name} has no such model; it has: {', '.join(benchmark.models) or '(none)'}")
-    if options.compat not in (None, "none", "official"):
-        raise UserError(f"--compat {options.compat}: it is none or official")
-    return options.models
-
-
-def _with_data(options: Options, path: str | None) -> Options:
-    return replace(options, data=Path(path)) if path else options
-
-
-def judge_advice(benchmark: Benchmark) -> str:
-    assert benchmark.judge is not None
-    known = [f"{kind}: {name}" for kind in ("official", "recommended") if (name := getattr(benchmark.judge, kind))]
-    beside = f" ({'; '.join(known)})" if known else ""
-    return f"give --judge URL#MODEL{beside}, local:REPO, brain, or replay:FILE"
+def with_data(options: Options, said: Mapping[str, Any]) -> Options:
+    """The folder that is given now, else the plan's: its files are what was pinned wherever they lie."""
+    return replace(options, data=Path(said["data"])) if said.get("data") and not options.data else options
 
 
 def judge_brain(subject: Subject | None) -> tuple[Any, Mapping[str, Any]]:
@@ -214,7 +208,7 @@ def draw(planned: Plan, folder: Path, subject: Subject, options: Options | None 
     from metabridge.eval.generate import generate
 
     options = options or Options()
-    where = _with_data(options, planned.scoring.get("data"))
+    where = with_data(options, planned.scoring)
     data = data_of(planned.definition, where) if any(item.images for item in planned.items) else None
     total = sum(map(len, planned.chunks()[options.part[0] :: options.part[1]]))
     with bar(label, total) as hear:
@@ -264,7 +258,7 @@ def show(done: Evaluation, options: Options) -> None:
         console.print(rich_table(table), "")
     for line in tables.warnings(done.result):
         console.print(f"[yellow]{line}")
-    where = _with_data(options, done.plan.scoring.get("data"))
+    where = with_data(options, done.plan.scoring)
     data = data_of(benchmark, where) if any(item.images for item in done.plan.items) else None
     made = report.page(benchmark, done.scored, done.result, done.folder, data, options.allow_incomplete)
     page = report.write(made, done.folder / "report.html")
@@ -287,34 +281,3 @@ def code() -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     return {"version": version("metabridge"), "commit": commit}
-
-
-def say_plan(planned: Plan, folder: Path) -> None:
-    measured, samples = planned.benchmark, planned.samples()
-    counts = ", ".join(f"{row} {sum(s.row == row for s in samples)}" for row in planned.rows)
-    module, options = planned.definition.scorer_module(), planned.definition.scorer_options
-    calls = sum(module.calls(options, sample.item) for sample in samples)
-    say(
-        f"{measured['name']} v{measured['version']}: {len(planned.items)} prompts x {measured['images_per_prompt']}, "
-        f"{len(samples)} pictures ({counts}){f', {calls} judge calls' if calls else ''} into {folder}"
-    )
-    say_width(planned)
-
-
-def say_width(planned: Plan) -> None:
-    """How wide the interval of the headline will be at most: with pictures of a prompt that are all alike, half of them right."""
-    from metabridge.eval import stats
-
-    metric, measured = planned.definition.metrics[0], planned.benchmark
-    if metric.within == "set" or metric.high is None:
-        return
-    for name, part in planned.definition.parts.items():
-        sizes = {group: number for group, number in measured["prompts"].items() if group in part.groups}
-        width = metric.high - metric.low
-        most = stats.expected(sizes, measured["images_per_prompt"], metric.weights, spread=width / 2)
-        what = part.title or (metric.title or metric.name if len(planned.definition.parts) == 1 else name)
-        digits = metric.digits
-        say(
-            f"{what}: the 95% interval will be +-{most.half_width:.{digits}f} at most; two models on these prompts must differ by about "
-            f"{most.detectable:.{digits}f} for that to be seen in four of five cases"
-        )

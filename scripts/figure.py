@@ -21,7 +21,7 @@ from PIL import Image
 
 from metabridge.adapters import find_bridge, load_pipeline
 from metabridge.bridge.files import write_whole
-from metabridge.eval import benchmarks, store
+from metabridge.eval import benchmarks, result
 from metabridge.eval.columns import BASELINE
 from metabridge.training.flatland.captions import TAGS, captioned
 from metabridge.training.flatland.world import draw
@@ -146,7 +146,7 @@ def title(kind: str) -> str:
 def main() -> None:
     folder = Path(sys.argv[1])
     if len(sys.argv) > 2:
-        return scores(store.read_json(Path(sys.argv[2])), folder / "flatland.md")
+        return scores(result.read(Path(sys.argv[2])), folder / "flatland.md")
     bridge(folder / "bridge.png")
     scenes(folder / "flatland-scenes.png")
     loss(folder / "flatland-loss.png")

@@ -16,7 +16,10 @@ from typing import Any
 
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.modules import module_of, names_in
-from metabridge.bridge.reading import kind_of, read_yaml, refuse_unknown
+from metabridge.bridge.reading import kind_of, read_yaml
+from metabridge.eval import store
+from metabridge.eval.benchmarks.checks import check_groups, check_metrics, is_folder
+from metabridge.eval.benchmarks.form import record
 from metabridge.eval.data import DataSpec
 from metabridge.eval.items import Item
 
@@ -45,12 +48,13 @@ class Metric:
     title: str = ""
     note: str = ""
     of: str = ""  # the value it is made from; its own name if not given
-    within: str = "mean"  # a prompt's pictures: mean | any (the best of them) | ratio (sum / sum of NAME.of); set: all pictures together
+    # a prompt's pictures: mean | any (the best of them) | ratio (sum / sum of NAME.of); set: all pictures together
+    within: str = field(default="mean", metadata={"choices": WITHIN})
     weights: str | Mapping[str, float] = "equal"  # of the groups in the overall number: equal | prompts | group -> weight
     low: float = 0.0
     high: float | None = 1.0  # None: without bound
-    digits: int = 2
-    better: str = "higher"
+    digits: int = field(default=2, metadata={"low": 0, "high": 10})
+    better: str = field(default="higher", metadata={"choices": ("higher", "lower")})
 
     @property
     def source(self) -> str:
@@ -72,13 +76,16 @@ class Metric:
 class Part:
     """Groups that are averaged into one number, and in which ways they are drawn unless told otherwise."""
 
-    groups: tuple[str, ...] = ()
-    rows: tuple[str, ...] = ("bridge",)
+    groups: tuple[str, ...] = ()  # none named: all that the reader gives
+    rows: tuple[str, ...] = field(default=("bridge",), metadata={"choices": tuple(ROWS)})
     title: str = ""
     note: str = ""
     label: str = "group"  # what its groups are called: tag, kind, dimension
     held_out: str = ""  # what was kept out of training, where a part of its items was
     chance: Mapping[str, float] = field(default_factory=dict)  # group -> what guessing scores
+
+    def holds(self, group: str) -> bool:
+        return not self.groups or group in self.groups
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class JudgeNeed:
     needed: bool = True
     official: str = ""
     recommended: str = ""
-    calls: int = 0  # questions for the whole benchmark, where none has to be repeated
+    calls: int = field(default=0, metadata={"low": 0})  # questions for the whole benchmark, where none has to be repeated
     note: str = ""
 
 
@@ -132,35 +139,38 @@ class Benchmark:
 
     def items(self, data: Path | None) -> list[Item]:
         """Every prompt, in the benchmark's order."""
-        items: list[Item] = _module("metabridge.eval.readers", self.reader, "a list of Items").load(self.reader_options, data)
+        items: list[Item] = _module("reader", self.reader, "a list of Items").load(self.reader_options, data)
         if not items:
             raise UserError(f"{self.name}: its reader gives no prompts; see that its files are whole")
+        if not isinstance(items, list) or not all(isinstance(item, Item) for item in items):
+            raise UserError(f"{self.name}: its reader gives {kind_of(items)}; it is a list of Items")
         places = Counter((item.group, item.id) for item in items)
         for item in items:
-            if not re.fullmatch(r"[\w.,+-]+", item.id) or ".." in item.id or "/" in item.group:
+            if not re.fullmatch(r"[\w.,+-]+", item.id) or ".." in item.id or not is_folder(item.group):
                 raise UserError(f"{self.name}: {item.group}/{item.id!r} is no name for a picture's file; mend its reader")
             if places[item.group, item.id] > 1:
                 raise UserError(
                     f"{self.name}: {item.group}/{item.id} is there {places[item.group, item.id]} times; give each prompt its own id"
                 )
         known = [group for part in self.parts.values() for group in part.groups]
-        if wrong := next((item.group for item in items if item.group not in known), None):
+        if wrong := next((item.group for item in items if not any(part.holds(item.group) for part in self.parts.values())), None):
             raise UserError(f"{self.name}: {unknown(wrong, known, 'group')}; its reader gives another than its file names")
         return items
 
     def scorer_module(self) -> Any:
-        return _module("metabridge.eval.scorers", self.scorer, "a Scorer")
+        return _module("scorer", self.scorer, "a Scorer")
 
     def layout_module(self) -> Any:
         """Who knows the official folder layout; None where nobody does."""
-        return (
-            importlib.import_module(self.layout if "." in self.layout else f"metabridge.eval.layouts.{self.layout}")
-            if self.layout
-            else None
-        )
+        if not self.layout:
+            return None
+        try:
+            return importlib.import_module(self.layout if "." in self.layout else f"metabridge.eval.layouts.{self.layout}")
+        except ModuleNotFoundError as error:
+            raise UserError(f"layout: {self.layout}: no module {error.name} in this environment; install it") from error
 
     def part_of(self, group: str) -> str:
-        return next(name for name, part in self.parts.items() if group in part.groups)
+        return next(name for name, part in self.parts.items() if part.holds(group))
 
     def title_of(self, group: str) -> str:
         return self.groups.get(group, group)
@@ -176,7 +186,7 @@ def load(name: str) -> Benchmark:
     if path.suffix == ".yaml":
         if not path.is_file():
             raise UserError(f"{name}: no such file; give a benchmark's YAML file, or one of: {', '.join(names())}")
-        return parse(path.stem, read_yaml(path.read_text(encoding="utf-8"), name), name)
+        return parse(path.stem, read_yaml(store.read_text(path, "give a benchmark's YAML file"), name), name)
     if name not in names():
         raise UserError(unknown(name, names(), "benchmark"))
     from importlib.resources import files
@@ -185,72 +195,108 @@ def load(name: str) -> Benchmark:
     return parse(name, read_yaml((files(PACKAGE) / f"{name}.yaml").read_text(encoding="utf-8"), where), where)
 
 
-_KEYS = [
-    *("title", "task", "version", "prompt_set", "prompts", "groups", "parts", "images", "seed", "data", "scoring", "judge", "models"),
-    *("metrics", "layout", "facets", "badge", "badge_note", "published", "notes"),
-]
+@dataclass(frozen=True)
+class _Seed:
+    official: int = field(metadata={"low": 0})
+
+
+@dataclass(frozen=True)
+class _File:
+    """The file as it is written."""
+
+    title: str
+    task: str = field(metadata={"choices": TASKS})
+    prompts: Mapping[str, Any]
+    images: int = field(metadata={"low": 1, "high": 1000})
+    scoring: Mapping[str, Any]
+    metrics: tuple[Metric, ...]
+    version: int = field(default=1, metadata={"low": 1})
+    prompt_set: str = "raw"
+    groups: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    seed: _Seed | None = None
+    data: DataSpec | None = None
+    judge: JudgeNeed | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+    layout: str = ""
+    facets: str = ""
+    badge: str = field(default="unverified", metadata={"choices": tuple(BADGES)})
+    badge_note: str = ""
+    published: tuple[Published, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    reader: str
+    count: int = field(metadata={"low": 1})
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    scorer: str
 
 
 def parse(name: str, tree: Any, where: str) -> Benchmark:
-    if not isinstance(tree, Mapping):
-        raise UserError(f"{where}: {kind_of(tree)} given; it is a mapping of {', '.join(_KEYS)}")
-    refuse_unknown(tree, _KEYS, where)
-    for key in ("title", "task", "prompts", "images", "scoring", "metrics"):
-        if key not in tree:
-            raise UserError(f"{where}.{key}: missing")
-    prompts, scoring = dict(tree["prompts"]), dict(tree["scoring"])
-    groups = dict(tree.get("groups") or {})
-    parts = {
-        key: _record(Part, part, f"{where}.parts.{key}") for key, part in (tree.get("parts") or {"score": {"groups": list(groups)}}).items()
-    }
-    metrics = tuple(_record(Metric, metric, f"{where}.metrics.{i}") for i, metric in enumerate(tree["metrics"]))
-    for key, value, known in [
-        ("task", tree["task"], TASKS),
-        ("badge", tree.get("badge", "unverified"), BADGES),
-        *((f"metrics.{metric.name}.within", metric.within, WITHIN) for metric in metrics),
-        *((f"metrics.{metric.name}.better", metric.better, ("higher", "lower")) for metric in metrics),
-        *((f"parts.{key}.rows", row, ROWS) for key, part in parts.items() for row in part.rows),
+    file: _File = record(_File, tree, where)
+    prompts, reader_options = _split(_Prompts, file.prompts, f"{where}.prompts")
+    scoring, scorer_options = _split(_Scoring, file.scoring, f"{where}.scoring")
+    for kind, word, at in [
+        ("reader", prompts.reader, "prompts.reader"),
+        ("scorer", scoring.scorer, "scoring.scorer"),
+        *([("layout", file.layout, "layout")] if file.layout else []),
     ]:
-        if value not in known:
-            raise UserError(f"{where}.{key}: {unknown(str(value), known, 'value')}")
+        _known_module(kind, word, f"{where}.{at}")
+    parts = dict(file.parts) or {"score": Part(groups=tuple(file.groups))}
+    check_groups(file.groups, parts, where)
+    check_metrics(file.metrics, file.published, [group for part in parts.values() for group in part.groups], where)
     return Benchmark(
         name=name,
-        title=tree["title"],
-        task=tree["task"],
-        version=tree.get("version", 1),
-        count=prompts.pop("count"),
-        images=tree["images"],
-        reader=prompts.pop("reader"),
-        reader_options=prompts,
-        scorer=scoring.pop("scorer"),
-        scorer_options=scoring,
-        groups=groups,
+        title=file.title,
+        task=file.task,
+        version=file.version,
+        count=prompts.count,
+        images=file.images,
+        reader=prompts.reader,
+        reader_options=reader_options,
+        scorer=scoring.scorer,
+        scorer_options=scorer_options,
+        groups=file.groups,
         parts=parts,
-        metrics=metrics,
-        data=DataSpec.parse(tree["data"], f"{where}.data") if "data" in tree else None,
-        judge=_record(JudgeNeed, tree["judge"], f"{where}.judge") if "judge" in tree else None,
-        models=dict(tree.get("models") or {}),
-        prompt_set=tree.get("prompt_set", "raw"),
-        official_seed=(tree.get("seed") or {}).get("official"),
-        layout=tree.get("layout", ""),
-        facets=tree.get("facets", ""),
-        badge=tree.get("badge", "unverified"),
-        badge_note=tree.get("badge_note", ""),
-        published=tuple(_record(Published, row, f"{where}.published.{i}") for i, row in enumerate(tree.get("published") or ())),
-        notes=tuple(tree.get("notes") or ()),
+        metrics=file.metrics,
+        data=DataSpec.parse(tree["data"], f"{where}.data") if file.data else None,
+        judge=file.judge,
+        models=file.models,
+        prompt_set=file.prompt_set,
+        official_seed=file.seed.official if file.seed else None,
+        layout=file.layout,
+        facets=file.facets,
+        badge=file.badge,
+        badge_note=file.badge_note,
+        published=file.published,
+        notes=file.notes,
     )
 
 
-def _record(kind: type[Any], tree: Any, where: str) -> Any:
-    """A mapping as one of the dataclasses above; lists become tuples."""
-    if not isinstance(tree, Mapping):
-        raise UserError(f"{where}: {kind_of(tree)} given; it is a mapping of {', '.join(f.name for f in fields(kind))}")
-    refuse_unknown(tree, [f.name for f in fields(kind)], where)
-    try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()})
-    except TypeError as error:
-        raise UserError(f"{where}: {str(error).partition(') ')[2] or error}") from error
+def _split(kind: type[Any], tree: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
+    """What is ours of a mapping, and the options for the module that it names."""
+    own = {f.name for f in fields(kind)}
+    return record(kind, {key: tree[key] for key in tree if key in own}, where), {key: tree[key] for key in tree if key not in own}
 
 
-def _module(package: str, name: str, returned: str) -> Any:
-    return module_of(package, name, names_in(package), package.rpartition(".")[2].removesuffix("s"), package.rpartition(".")[2], returned)
+def modules(kind: str) -> list[str]:
+    """Readers, scorers or layouts by name. What belongs to one of them alone, as geneval_rules to geneval, is none itself."""
+    names = names_in(f"metabridge.eval.{kind}s")
+    return [name for name in names if not any(name.startswith(f"{other}_") for other in names)]
+
+
+def _known_module(kind: str, name: str, where: str) -> None:
+    """A dotted one, of a third party, is looked for when it is needed."""
+    if "." not in name and name not in modules(kind):
+        raise UserError(f"{where}: {unknown(name, modules(kind), kind)}")
+    if not all(word.isidentifier() for word in name.split(".")):
+        raise UserError(f"{where}: {name!r} is no name of a module; write it as package.module")
+
+
+def _module(kind: str, name: str, returned: str) -> Any:
+    return module_of(f"metabridge.eval.{kind}s", name, modules(kind), kind, f"{kind}s", returned)

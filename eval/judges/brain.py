@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from PIL import Image
 
+from metabridge.bridge.artifact import is_local
 from metabridge.bridge.errors import UserError
 from metabridge.eval.calls import Budget
 from metabridge.eval.judges import JudgeError, Message, Request
@@ -29,8 +31,11 @@ class Brain:
     def __init__(
         self, answer: Callable[[str, list[Image.Image], int], str], identity: Mapping[str, Any], *, budget: Budget | None = None
     ) -> None:
-        """`identity` has an `id`, and a `revision` or a `fingerprint` that tells it from another brain of that name."""
-        self.identity: Mapping[str, Any] = {"revision": identity.get("fingerprint"), "host": None, **identity, "kind": "brain"}
+        """`identity` has an `id`, a hub's name or a folder, and the `fingerprint` of the weights."""
+        repo = str(identity["id"])
+        # the folder's place is this machine's affair, and weights say more than a revision
+        name = Path(repo).expanduser().resolve().name if is_local(repo) else repo
+        self.identity: Mapping[str, Any] = {"kind": "brain", "id": name, "revision": identity["fingerprint"][:16], "host": None}
         self._budget = budget or Budget()
         self._answer, self._lock, self._warned = answer, Lock(), False
 

@@ -24,7 +24,8 @@ def key_of(request: Request, attempt: int, identity: Mapping[str, Any]) -> str:
         for message in request.messages
     ]
     decoding = [request.max_tokens, float(request.temperature), request.max_side, request.extra]
-    tree = [messages, identity["id"], identity["revision"], decoding, attempt]
+    host = identity.get("host")  # a second server may hold another model of that name
+    tree = [messages, identity["id"], identity["revision"], decoding, attempt, *([host] if host else [])]
     return hashlib.sha256(json.dumps(tree, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -47,10 +48,9 @@ class Recorded:
     def concurrency(self) -> int:
         return self.judge.concurrency
 
-    @property
-    def answered_as(self) -> str | None:
-        """The model that gave the answers, by its own word: gpt-4o-2024-05-13 where gpt-4o was asked. None before the first one."""
-        return self._model
+    def answered_as(self) -> list[str]:
+        """The models that gave the answers, by their own word: gpt-4o-2024-05-13 where gpt-4o was asked. Those of other processes, too."""
+        return models_of(line for line in lines_of(self.path) if _by(line, self.identity))
 
     def ask(self, request: Request, attempt: int = 0) -> str:
         key = key_of(request, attempt, self.identity)
@@ -83,7 +83,8 @@ class Recorded:
         return str(text)
 
     def _named(self, key: str) -> dict[str, Any]:
-        return {"key": key, "judge": self.identity["id"], "revision": self.identity["revision"]}
+        host = self.identity.get("host")
+        return {"key": key, "judge": self.identity["id"], "revision": self.identity["revision"], **({"host": host} if host else {})}
 
     def _check_model(self, model: str | None) -> None:
         with self._lock:
@@ -115,5 +116,9 @@ def answers_of(lines: Iterable[Mapping[str, Any]], forgetting: bool = False) -> 
     return answers
 
 
+def models_of(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    return sorted({str(line["model"]) for line in lines if line.get("model")})
+
+
 def _by(line: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    return (line["judge"], line.get("revision")) == (identity["id"], identity["revision"])
+    return (line["judge"], line.get("revision"), line.get("host")) == (identity["id"], identity["revision"], identity.get("host"))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
@@ -17,6 +16,7 @@ from metabridge.eval.items import Unscored
 from metabridge.eval.judges import Judge, Message, Request
 from metabridge.eval.judges.asking import ParseError, ask
 from metabridge.eval.judges.cache import Recorded
+from metabridge.eval.threads import as_they_come
 
 SIDE = 256
 COLORS = {"red": (220, 20, 20), "green": (20, 150, 40), "blue": (20, 60, 220), "black": (0, 0, 0), "orange": (250, 140, 0)}
@@ -118,9 +118,8 @@ def check(judge: Judge) -> None:
 
 def drift(judge: Judge) -> Drift:
     """All of them. A figure that falls from one run to the next says that the judge is no longer what it was."""
-    with ThreadPoolExecutor(judge.concurrency) as threads:
-        said = list(threads.map(lambda canary: _answer(judge, canary), CANARIES))
-    pairs = list(zip(CANARIES, said, strict=True))
+    said = dict(as_they_come(lambda canary: (canary, _answer(judge, canary)), CANARIES, judge.concurrency))
+    pairs = [(canary, said[canary]) for canary in CANARIES]
     return Drift(
         right=sum(answer == canary.answer for canary, answer in pairs),
         of=len(CANARIES),

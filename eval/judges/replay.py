@@ -8,7 +8,7 @@ from typing import Any
 
 from metabridge.bridge.errors import UserError
 from metabridge.eval.judges import JudgeError, Request
-from metabridge.eval.judges.cache import answers_of, key_of, lines_of
+from metabridge.eval.judges.cache import answers_of, key_of, lines_of, models_of
 
 
 class Replay:
@@ -21,7 +21,8 @@ class Replay:
         if not path.is_file():
             raise UserError(f"judge replay:{path}: no such file; give the judge.jsonl of a scored run")
         self.path = path
-        lines = [line for line in lines_of(path) if model in ("", line["judge"], _named(line))]
+        every = lines_of(path)
+        lines = [line for line in every if model == _named(line)] or [line for line in every if model in ("", line["judge"])]
         judges = sorted({_named(line) for line in lines})
         if not judges:
             raise UserError(f"judge replay:{path}: no answers{f' of {model}' if model else ''} in it; give the judge.jsonl of a scored run")
@@ -34,10 +35,15 @@ class Replay:
             "host": None,
         }
         self._answers = answers_of(lines)
+        self._models = models_of(lines)
+        self._asked = {**self.identity, "host": lines[0].get("host")}  # of whom; older transcripts do not say at which host
+
+    def answered_as(self) -> list[str]:
+        return self._models
 
     def ask(self, request: Request, attempt: int = 0) -> str:
         try:
-            return self._answers[key_of(request, attempt, self.identity)]
+            return self._answers[key_of(request, attempt, self._asked)]
         except KeyError:
             raise JudgeError(
                 f"replay: {self.path.name} has no answer to this question (attempt {attempt}); "
@@ -46,4 +52,5 @@ class Replay:
 
 
 def _named(line: Mapping[str, Any]) -> str:
-    return f"{line['judge']}@{line['revision']}" if line.get("revision") else str(line["judge"])
+    """With what tells it from others of that name: its revision, or the host of an endpoint."""
+    return "@".join([line["judge"], *(str(line[key]) for key in ("revision", "host") if line.get(key))])

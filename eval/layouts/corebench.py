@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metabridge.bridge.errors import UserError
-from metabridge.eval import store
+from metabridge.eval import layouts, store
 from metabridge.eval.items import Item
-from metabridge.eval.layouts import flat
-from metabridge.eval.layouts.flat import Key
+from metabridge.eval.layouts import Key
 
 _log = logging.getLogger(__name__)
 
 
 def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
     for item, k, file in rows:
-        store.write(folder / item.group / f"{item.id}-{k}.png", flat.png_of(file))
+        store.write(folder / item.group / f"{item.id}-{k}.png", layouts.png_of(file))
 
 
 def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metabridge.bridge.errors import UserError
-from metabridge.eval import store
+from metabridge.eval import layouts, store
 from metabridge.eval.items import Item
-from metabridge.eval.layouts import flat
-from metabridge.eval.layouts.flat import Key
+from metabridge.eval.layouts import Key
 
 _log = logging.getLogger(__name__)
 _COLUMNS = ("edited_image", "instruction", "sementics_score", "quality_score", "intersection_exist", "instruction_language")
@@ -27,7 +26,7 @@ def _name(item: Item) -> str:
 
 
 def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
-    flat.export(rows, folder, _name)
+    layouts.export(rows, folder, _name)
     _log.warning(
         "%s has the edited pictures; the official script also wants each source as <key>_SRCIMG.png beside them, which "
         "generate_image_example.py of GEdit-Bench writes",
@@ -36,7 +35,7 @@ def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
 
 
 def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:
-    return flat.pictures(items, folder, _name, "fullset/<task>/<language>/<key>.png")
+    return layouts.pictures(items, folder, _name, "fullset/<task>/<language>/<key>.png")
 
 
 def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, float], str]]:

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError
-from metabridge.eval import store
+from metabridge.eval import layouts, store
 from metabridge.eval.items import Item
-from metabridge.eval.layouts import flat
-from metabridge.eval.layouts.flat import Key
+from metabridge.eval.layouts import Key
 
 _log = logging.getLogger(__name__)
+_KEYS = "filename, tag, prompt, correct, reason"
 
 
 def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
     """Pictures (item, k, file) in the folders that the official scorer reads."""
     for item, k, file in rows:
         own = folder / f"{item.number:05d}"
-        store.write(own / "samples" / f"{k:04d}.png", flat.png_of(file))
+        store.write(own / "samples" / f"{k:04d}.png", layouts.png_of(file))
         store.write(own / "metadata.jsonl", (json.dumps(metadata(item), ensure_ascii=False) + "\n").encode())
 
 
@@ -74,13 +74,11 @@ def _refuse_other_prompt(path: Path, item: Item) -> None:
 
 def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, float], str]]:
     """What the official scorer said of each picture: a line each of {"filename", "tag", "prompt", "correct", "reason", ...}."""
-    lines = store.read_text(path, "give the results.jsonl of the official scorer").rstrip("\n").split("\n")  # its last line may lack an end
     by_number = {item.number: item for item in items}
     found: dict[Key, tuple[dict[str, float], str]] = {}
     others = 0
-    for line, text in enumerate(lines, start=1):
-        where = f"{path}: line {line}"
-        row = _row(text, where)
+    for where, row in store.json_lines(path, _KEYS, "give the results.jsonl of the official scorer"):
+        _check(row, where)
         number, k = _place(row["filename"], where)
         if (item := by_number.get(number)) is None:
             others += 1
@@ -96,17 +94,12 @@ def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, floa
     return [(key, values, reason) for key, (values, reason) in found.items()]
 
 
-def _row(text: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: no valid JSON ({error})") from error
-    for key in ("filename", "tag", "prompt", "correct", "reason"):
-        if not isinstance(row, dict) or key not in row:
+def _check(row: Mapping[str, Any], where: str) -> None:
+    for key in _KEYS.split(", "):
+        if key not in row:
             raise UserError(f"{where}: no {key}; give the results.jsonl of the official scorer")
     if not isinstance(row["correct"], bool):
         raise UserError(f"{where}: correct: {row['correct']!r} given; it is true or false")
-    return row
 
 
 def _place(name: Any, where: str) -> tuple[int, int]:

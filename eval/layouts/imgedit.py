@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metabridge.bridge.errors import UserError
-from metabridge.eval import store
+from metabridge.eval import layouts, store
 from metabridge.eval.items import Item
-from metabridge.eval.layouts import flat
-from metabridge.eval.layouts.flat import Key
+from metabridge.eval.layouts import Key
 from metabridge.eval.scorers.rubric_official import imgedit_average
 from metabridge.eval.scorers.rubric_parse import reasoning
 
@@ -24,11 +23,11 @@ def _name(item: Item) -> str:
 
 
 def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
-    flat.export(rows, folder, _name)
+    layouts.export(rows, folder, _name)
 
 
 def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:
-    return flat.pictures(items, folder, _name, "<key>.png of each key of basic_edit.json")
+    return layouts.pictures(items, folder, _name, "<key>.png of each key of basic_edit.json")
 
 
 def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, float], str]]:

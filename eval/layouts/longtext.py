@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError
-from metabridge.eval import store
+from metabridge.eval import layouts, store
 from metabridge.eval.items import Item
-from metabridge.eval.layouts import flat
-from metabridge.eval.layouts.flat import Key
+from metabridge.eval.layouts import Key
 from metabridge.eval.scorers.ocr import verdict
 
 _log = logging.getLogger(__name__)
@@ -25,7 +23,7 @@ _FORM = "pictures are named 0_0.png, 0_1.png and so on: prompt_id, then which of
 def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
     """Pictures (item, k, file) under the names that the official scorer reads."""
     for item, k, file in rows:
-        store.write(folder / f"{item.id}_{k}.png", flat.png_of(file))
+        store.write(folder / f"{item.id}_{k}.png", layouts.png_of(file))
 
 
 def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:
@@ -65,7 +63,7 @@ def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, floa
 
     `path` is its results file, or the folder with it or with the parts that each of its processes wrote.
     """
-    read = [(f"{file}: line {line}", _row(text, f"{file}: line {line}")) for file in _files(path) for line, text in _lines(file)]
+    read = [line for file in _files(path) for line in _lines(file)]
     keys = _keys([Path(row["image"]).name for _, row in read], items, str(path))
     by_key = {(item.group, item.id): item for item in items}
     found: dict[Key, tuple[dict[str, float], str]] = {}
@@ -92,16 +90,10 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _lines(file: Path) -> list[tuple[int, str]]:
-    return list(enumerate(store.read_text(file, "give the results.jsonl of the official scorer").rstrip("\n").split("\n"), start=1))
-
-
-def _row(text: str, where: str) -> Mapping[str, Any]:
-    try:
-        row: Any = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: no valid JSON ({error})") from error
-    for key, kind in (("image", str), ("ocr_gt", list), ("ocr_results", str)):
-        if not isinstance(row, dict) or not isinstance(row.get(key), kind):
-            raise UserError(f"{where}: no {key}; give the results.jsonl of the official scorer")
-    return dict(row)
+def _lines(file: Path) -> list[tuple[str, dict[str, Any]]]:
+    lines = store.json_lines(file, "image, ocr_gt and ocr_results", "give the results.jsonl of the official scorer")
+    for where, row in lines:
+        for key, kind in (("image", str), ("ocr_gt", list), ("ocr_results", str)):
+            if not isinstance(row.get(key), kind):
+                raise UserError(f"{where}: no {key}; give the results.jsonl of the official scorer")
+    return lines

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metabridge.bridge.errors import UserError
+from metabridge.eval import layouts
 from metabridge.eval.items import Item
-from metabridge.eval.layouts import flat
-from metabridge.eval.layouts.flat import Key
+from metabridge.eval.layouts import Key
 
 
 def _name(item: Item) -> str:
@@ -16,11 +16,11 @@ def _name(item: Item) -> str:
 
 
 def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
-    flat.export(rows, folder, _name)
+    layouts.export(rows, folder, _name)
 
 
 def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:
-    return flat.pictures(items, folder, _name, "images/<category>/<index>.png")
+    return layouts.pictures(items, folder, _name, "images/<category>/<index>.png")
 
 
 def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, float], str]]:

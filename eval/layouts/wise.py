@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError
-from metabridge.eval import store
+from metabridge.eval import layouts, store
 from metabridge.eval.items import Item
-from metabridge.eval.layouts import flat
-from metabridge.eval.layouts.flat import Key
+from metabridge.eval.layouts import Key
 
 _log = logging.getLogger(__name__)
 LEGACY = ("consistency", "realism", "aesthetic_quality")
@@ -24,11 +22,11 @@ def _name(item: Item) -> str:
 
 
 def export(rows: Sequence[tuple[Item, int, Path]], folder: Path) -> None:
-    flat.export(rows, folder, _name)
+    layouts.export(rows, folder, _name)
 
 
 def pictures(items: Sequence[Item], folder: Path) -> dict[Key, Path]:
-    return flat.pictures(items, folder, _name, "1.png, 2.png and so on")
+    return layouts.pictures(items, folder, _name, "1.png, 2.png and so on")
 
 
 def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, float], str]]:
@@ -40,9 +38,9 @@ def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, floa
     found: dict[Key, dict[str, float]] = {}
     others = 0
     for file in files:
-        for line, text in enumerate(store.read_text(file, f"give {_WHAT}").rstrip("\n").split("\n"), start=1):
-            where = f"{file}: line {line}"
-            row = _row(text, where)
+        for where, row in store.json_lines(file, "prompt_id, Subcategory and scores", f"give {_WHAT}"):
+            if not isinstance(row.get("prompt_id"), int) or not isinstance(row.get("Subcategory"), str):
+                raise UserError(f"{where}: no prompt_id or Subcategory; give {_WHAT}")
             if (item := by_id.get(row["prompt_id"])) is None:
                 others += 1
                 continue
@@ -58,16 +56,6 @@ def results(path: Path, items: Sequence[Item]) -> list[tuple[Key, dict[str, floa
     if others:
         _log.info("%s: %d lines left out, of prompts that were not asked for", path, others)
     return [(key, values, "") for key, values in found.items()]
-
-
-def _row(text: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: no valid JSON ({error})") from error
-    if not isinstance(row, dict) or not isinstance(row.get("prompt_id"), int) or not isinstance(row.get("Subcategory"), str):
-        raise UserError(f"{where}: no prompt_id or Subcategory; give {_WHAT}")
-    return row
 
 
 def _values(row: Mapping[str, Any], where: str) -> dict[str, float]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError, unknown
-from metabridge.bridge.reading import kind_of, refuse_unknown
+from metabridge.bridge.reading import kind_of
 from metabridge.eval import store
+from metabridge.eval.benchmarks import form
 from metabridge.eval.items import Item
 
 log = logging.getLogger(__name__)
@@ -25,17 +26,17 @@ FILES = {"mjhq": "meta_data.json", "coco": "captions_val2014.json"}
 
 def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
     """`options["format"]`: mjhq | coco; `pictures`: the folder of the reference pictures, which are missed early if they are not there."""
-    refuse_unknown(options, ["format", "pictures", "sample"], "prompts")
-    if (form := options.get("format")) not in FILES:
-        raise UserError(f"prompts.format: {unknown(str(form), FILES, 'format')}")
+    asked = form.options(options, "prompts", format="", pictures="", sample=0)
+    if (kind := asked["format"]) not in FILES:
+        raise UserError(f"prompts.format: {unknown(kind, FILES, 'format')}")
     if data is None:
-        raise UserError(f"captions: no data folder given; it holds {FILES[form]}")
-    path = data / FILES[form]
+        raise UserError(f"captions: no data folder given; it holds {FILES[kind]}")
+    path = data / FILES[kind]
     if not path.is_file():
         raise UserError(f"{path}: not there; it comes with the reference pictures, see `metabridge eval list` for where to get them")
-    items = _mjhq(path) if form == "mjhq" else _coco(path, options.get("sample"))
-    if "pictures" in options and not (data / options["pictures"]).is_dir():
-        log.warning("%s is not there: FID cannot be scored without it, or --model reference=PATH", data / options["pictures"])
+    items = _mjhq(path) if kind == "mjhq" else _coco(path, asked["sample"])
+    if asked["pictures"] and not (data / asked["pictures"]).is_dir():
+        log.warning("%s is not there: FID cannot be scored without it, or --model reference=PATH", data / asked["pictures"])
     return items
 
 

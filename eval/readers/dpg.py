@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.reading import kind_of, refuse_unknown
+from metabridge.bridge.reading import kind_of
+from metabridge.eval import store
+from metabridge.eval.benchmarks import form
 from metabridge.eval.items import Item
 
 GRAPH, FOLDER, LINES = "dpg_bench.csv", "prompts", "dpg_prompts.jsonl"
@@ -28,17 +30,17 @@ Question = dict[str, Any]
 
 def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
     """`options["sha256"]`: of the prompts, as `digest` has it; other prompts are refused."""
-    refuse_unknown(options, ["sha256"], "prompts")
+    pinned = form.options(options, "prompts", sha256="")["sha256"]
     if data is None:
         raise UserError(f"dpg: no data folder given; it holds {GRAPH}, and the prompts in {FOLDER}/ or {LINES}")
     graphs, texts = _graphs(data / GRAPH)
     prompts = {key: text.strip() for key, text in sorted((_prompts(data) or texts).items())}
     if empty := [key for key, text in prompts.items() if not text]:
         raise UserError(f"{data}: the prompt of {empty[0]} is empty; fetch the prompts again")
-    if "sha256" in options and digest(prompts) != options["sha256"]:
+    if pinned and digest(prompts) != pinned:
         raise UserError(
             f"{data}: its {len(prompts)} prompts are not those of the benchmark (sha256 {digest(prompts)[:12]}..., pinned is "
-            f"{options['sha256'][:12]}...); put the folder dpg_bench/prompts of github.com/TencentQQGYLab/ELLA there as {FOLDER}/"
+            f"{pinned[:12]}...); put the folder dpg_bench/prompts of github.com/TencentQQGYLab/ELLA there as {FOLDER}/"
         )
     for there, other, what in ((prompts, graphs, "no question"), (graphs, prompts, "no prompt")):
         if lost := [key for key in there if key not in other]:
@@ -62,13 +64,8 @@ def _prompts(data: Path) -> dict[str, str]:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     seen = set()
-    for number, line in enumerate(_text(path).rstrip("\n").split("\n"), start=1):
-        where = f"{path}: line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where}: no valid JSON ({error})") from error
-        if not isinstance(row, Mapping) or not all(isinstance(row.get(key), str) and row[key].strip() for key in ("item_id", "prompt")):
+    for where, row in store.json_lines(path, "item_id and prompt"):
+        if not all(isinstance(row.get(key), str) and row[key].strip() for key in ("item_id", "prompt")):
             raise UserError(f"{where}: it is a mapping of item_id and prompt, both text")
         if row["item_id"] in seen:
             raise UserError(f"{where}: item_id {row['item_id']} a second time")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError, unknown
-from metabridge.bridge.reading import refuse_unknown
 from metabridge.eval import store
+from metabridge.eval.benchmarks import form
 from metabridge.eval.items import Item
 from metabridge.eval.readers.imgedit import refuse_missing
 
@@ -35,13 +35,13 @@ TASKS = (
 LANGUAGES = ("en", "cn")
 _LIST = "metadata.jsonl"
 _TEXTS = ("key", "task_type", "instruction", "instruction_language")
+_KEYS = ", ".join((*_TEXTS, "file_name", "Intersection_exist"))
 _PICTURES = {"input_image_raw": "", "input_image": "_SRCIMG"}  # column -> ending of its file's name: to be edited, shown to the judge
 
 
 def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
     """`options["language"]`: en or cn."""
-    refuse_unknown(options, ["language"], "prompts")
-    language = options.get("language")
+    language = form.options(options, "prompts", language="")["language"]
     if language not in LANGUAGES:
         raise UserError(f"prompts.language: {unknown(str(language), LANGUAGES, 'language')}")
     if data is None:
@@ -50,9 +50,8 @@ def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
         _unpack(data)
     items: list[Item] = []
     seen: dict[str, str] = {}
-    for line, text in enumerate(_lines(data / _LIST), start=1):
-        where = f"{data / _LIST}: line {line}"
-        row = _row(text, where)
+    for where, row in store.json_lines(data / _LIST, _KEYS, "mend or remove it"):
+        _check(row, where)
         if row["instruction_language"] != language:
             continue
         if row["key"] in seen:
@@ -72,18 +71,10 @@ def _item(number: int, row: Mapping[str, Any]) -> Item:
     return Item(number, row["key"], row["task_type"], row["instruction"].strip(), want, (row["file_name"],))
 
 
-def _lines(path: Path) -> list[str]:
-    return store.read_text(path, "mend or remove it").rstrip("\n").split("\n")
-
-
-def _row(text: str, where: str) -> dict[str, Any]:
-    try:
-        row: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: no valid JSON ({error})") from error
+def _check(row: Mapping[str, Any], where: str) -> None:
     for name in (*_TEXTS, "file_name"):
-        if not isinstance(row, dict) or not isinstance(row.get(name), str) or not row[name].strip():
-            raise UserError(f"{where}: no text in {name}; a row has {', '.join((*_TEXTS, 'file_name', 'Intersection_exist'))}")
+        if not isinstance(row.get(name), str) or not row[name].strip():
+            raise UserError(f"{where}: no text in {name}; a row has {_KEYS}")
     if not isinstance(row.get("Intersection_exist"), bool):
         raise UserError(f"{where}: Intersection_exist: {row.get('Intersection_exist')!r} given; it is true or false")
     if row["task_type"] not in TASKS:
@@ -95,7 +86,6 @@ def _row(text: str, where: str) -> dict[str, Any]:
     for name in ("file_name", "source"):
         if row.get(name) and (Path(row[name]).is_absolute() or ".." in Path(row[name]).parts):
             raise UserError(f"{where}: {name} {row[name]!r} leads out of the data folder")
-    return row
 
 
 def _unpack(data: Path) -> None:
@@ -108,13 +98,13 @@ def _unpack(data: Path) -> None:
         pictures = {
             f"images/{row['instruction_language']}/{row['key']}{ending}.png": row.pop(column) for column, ending in _PICTURES.items()
         }
-        line = json.dumps({**row, **dict(zip(("file_name", "source"), pictures, strict=True))}, ensure_ascii=False)
-        _row(line, where)  # before a key becomes a path
+        listed = {**row, **dict(zip(("file_name", "source"), pictures, strict=True))}
+        _check(listed, where)  # before a key becomes a path
         for path, image in pictures.items():
             if not image or not image.get("bytes"):
                 raise UserError(f"{where}: a picture without bytes; {_HOW}")
             store.write(data / path, image["bytes"])
-        lines.append(line + "\n")
+        lines.append(json.dumps(listed, ensure_ascii=False) + "\n")
     store.write(data / _LIST, "".join(lines).encode())
 
 

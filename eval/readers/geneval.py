@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,20 @@ from typing import Any
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.reading import kind_of, refuse_unknown
 from metabridge.eval import store
+from metabridge.eval.benchmarks import form
 from metabridge.eval.items import Item
 from metabridge.eval.scorers.geneval_rules import COLORS, RELATIONS, TAGS
 
 CLASSES = "object_names.txt"
 _FILE = "evaluation_metadata.jsonl"
+_KEYS = "tag, include, exclude and prompt"
 
 
 def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
     """`options["file"]`: another file of the same form, as that of rewritten prompts."""
-    refuse_unknown(options, ["file"], "prompts")
-    classes = class_names(data)
-    path = _folder(data) / options.get("file", _FILE)
-    return [
-        _item(number, line, classes, f"{path}: line {number + 1}")
-        for number, line in enumerate(store.read_text(path).rstrip("\n").split("\n"))
-    ]
+    asked, classes = form.options(options, "prompts", file=_FILE), class_names(data)
+    path = _folder(data) / asked["file"]
+    return [_item(number, row, classes, where) for number, (where, row) in enumerate(store.json_lines(path, _KEYS))]
 
 
 def class_names(data: Path | None) -> list[str]:
@@ -39,13 +36,7 @@ def _folder(data: Path | None) -> Path:
     return data
 
 
-def _item(number: int, line: str, classes: Sequence[str], where: str) -> Item:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: no valid JSON ({error})") from error
-    if not isinstance(row, Mapping):
-        raise UserError(f"{where}: {kind_of(row)} given; it is a mapping of tag, include, exclude and prompt")
+def _item(number: int, row: Mapping[str, Any], classes: Sequence[str], where: str) -> Item:
     refuse_unknown(row, ["tag", "include", "exclude", "prompt"], where)
     _one_of(row.get("tag"), TAGS, f"{where}: tag")
     if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,11 @@ def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
     refuse_unknown(options, [], "prompts")
     if data is None:
         raise UserError(f"geneval2: no data folder given; it holds {FILE}")
-    path = data / FILE
-    lines = store.read_text(path).rstrip("\n").split("\n")
-    return [_item(number, line, f"{path}: line {number + 1}") for number, line in enumerate(lines)]
+    rows = store.json_lines(data / FILE, "prompt, atom_count, vqa_list and skills")
+    return [_item(number, row, where) for number, (where, row) in enumerate(rows)]
 
 
-def _item(number: int, line: str, where: str) -> Item:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: no valid JSON ({error})") from error
-    if not isinstance(row, Mapping):
-        raise UserError(f"{where}: {kind_of(row)} given; it is a mapping of prompt, atom_count, vqa_list and skills")
+def _item(number: int, row: Mapping[str, Any], where: str) -> Item:
     pairs, skills = row.get("vqa_list"), row.get("skills")
     if not isinstance(pairs, list) or not pairs or not isinstance(skills, list) or len(skills) != len(pairs):
         raise UserError(f"{where}: vqa_list and skills are lists of the same length, an entry a question")

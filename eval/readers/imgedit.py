@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError, unknown
-from metabridge.bridge.reading import kind_of, refuse_unknown
+from metabridge.bridge.reading import kind_of
 from metabridge.eval import store
+from metabridge.eval.benchmarks import form
 from metabridge.eval.items import Item
 
 TYPES = ("add", "adjust", "extract", "replace", "remove", "background", "style", "compose", "action")
@@ -19,15 +20,14 @@ _FILE = "basic_edit.json"
 
 def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
     """`options["pictures"]`: the folder, below the data folder, in which the sources lie as their ids say."""
-    refuse_unknown(options, ["file", "pictures"], "prompts")
+    asked = form.options(options, "prompts", file=_FILE, pictures="")
     if data is None:
         raise UserError(f"imgedit: no data folder given; it holds {_FILE}, prompts.json and the source pictures")
-    path = data / options.get("file", _FILE)
+    path = data / asked["file"]
     rows = store.read_json(path)
     if not isinstance(rows, Mapping):
         raise UserError(f"{path}: {kind_of(rows)} given; it is a mapping of keys to id, prompt and edit_type")
-    folder = str(options.get("pictures", ""))
-    items = [_item(number, key, row, folder, f"{path}: {key}") for number, (key, row) in enumerate(rows.items())]
+    items = [_item(number, key, row, asked["pictures"], f"{path}: {key}") for number, (key, row) in enumerate(rows.items())]
     refuse_missing(items, data, "unpack Benchmark.tar of the ImgEdit dataset there")
     return items
 

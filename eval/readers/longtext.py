@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError, unknown
-from metabridge.bridge.reading import kind_of, refuse_unknown
+from metabridge.bridge.reading import kind_of
 from metabridge.eval import store
+from metabridge.eval.benchmarks import form
 from metabridge.eval.items import Item
 from metabridge.eval.scorers.ocr import words
 
@@ -18,31 +18,22 @@ FILES = {"en": "text_prompts.jsonl", "zh": "text_prompts_zh.jsonl"}
 
 def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
     """`options["language"]`: en | zh."""
-    refuse_unknown(options, ["language"], "prompts")
-    if (language := options.get("language", "en")) not in FILES:
+    if (language := form.options(options, "prompts", language="en")["language"]) not in FILES:
         raise UserError(f"prompts.language: {unknown(str(language), FILES, 'language')}")
     if data is None:
         raise UserError(f"longtext: no data folder given; it holds {FILES[language]}")
-    path = data / FILES[language]
-    lines = store.read_text(path).rstrip("\n").split("\n")
     items: list[Item] = []
     there: dict[str, int] = {}
-    for number, line in enumerate(lines):
-        item = _item(number, line, language, f"{path}: line {number + 1}")
+    for number, (where, row) in enumerate(store.json_lines(data / FILES[language], "prompt_id, category, length, prompt and text")):
+        item = _item(number, row, language, where)
         if item.id in there:
-            raise UserError(f"{path}: line {number + 1}: prompt_id {item.id} is that of line {there[item.id]}, too; give each its own")
+            raise UserError(f"{where}: prompt_id {item.id} is that of line {there[item.id]}, too; give each its own")
         there[item.id] = number + 1
         items.append(item)
     return items
 
 
-def _item(number: int, line: str, language: str, where: str) -> Item:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: no valid JSON ({error})") from error
-    if not isinstance(row, Mapping):
-        raise UserError(f"{where}: {kind_of(row)} given; it is a mapping of prompt_id, category, length, prompt and text")
+def _item(number: int, row: Mapping[str, Any], language: str, where: str) -> Item:
     for key in ("category", "prompt", "length"):
         if not isinstance(row.get(key), str) or not row[key].strip():
             raise UserError(f"{where}: {key}: {kind_of(row.get(key))} given; it is text")

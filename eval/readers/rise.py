@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError, unknown
-from metabridge.bridge.reading import kind_of, refuse_unknown
+from metabridge.bridge.reading import kind_of
 from metabridge.eval import store
+from metabridge.eval.benchmarks import form
 from metabridge.eval.items import Item
 from metabridge.eval.readers.imgedit import refuse_missing
 
@@ -23,10 +24,10 @@ _FILE = "data_total.json"
 
 def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
     """The pictures lie below the data folder, as the list says."""
-    refuse_unknown(options, ["file"], "prompts")
+    asked = form.options(options, "prompts", file=_FILE)
     if data is None:
         raise UserError(f"rise: no data folder given; it holds {_FILE} and the folders of pictures that it names")
-    path = data / options.get("file", _FILE)
+    path = data / asked["file"]
     rows = store.read_json(path)
     if not isinstance(rows, list):
         raise UserError(f"{path}: {kind_of(rows)} given; it is a list of edits")

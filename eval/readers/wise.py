@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.reading import kind_of, refuse_unknown
+from metabridge.bridge.reading import kind_of
 from metabridge.eval import store
+from metabridge.eval.benchmarks import form
 from metabridge.eval.items import Item
 
 _CATEGORIES = {  # group -> what its prompts' Category says; one rewritten prompt of biology says Ecology
@@ -24,18 +25,26 @@ _TEXTS = ("Prompt", "Explanation", "Category", "Subcategory")
 
 def load(options: Mapping[str, Any], data: Path | None) -> list[Item]:
     """`options["files"]` in their order; `options["ids"]`: group -> its first and last id."""
-    refuse_unknown(options, ["files", "ids"], "prompts")
+    asked = form.options(options, "prompts", files=[], ids={})
+    files, ids = asked["files"], asked["ids"]
+    if not files or not all(isinstance(file, str) for file in files):
+        raise UserError(f"prompts.files: {list(files)!r} given; it is a list of file names")
+    for group, ends in ids.items():
+        if group not in _CATEGORIES or not isinstance(ends, list) or [type(end) for end in ends] != [int, int]:
+            raise UserError(f"prompts.ids.{group}: {ends!r} given; it is the first and the last id of one of: {', '.join(_CATEGORIES)}")
+    if not ids:
+        raise UserError("prompts.ids: missing; it is a mapping of groups to their first and last ids")
     if data is None:
-        raise UserError(f"wise: no data folder given; it holds {', '.join(options['files'])}")
+        raise UserError(f"wise: no data folder given; it holds {', '.join(files)}")
     items: list[Item] = []
     seen: dict[str, str] = {}
-    for file in options["files"]:
+    for file in files:
         rows = store.read_json(data / file)
         if not isinstance(rows, list):
             raise UserError(f"{data / file}: {kind_of(rows)} given; it is a list of prompts")
         for place, row in enumerate(rows):
             where = f"{data / file}: entry {place + 1}"
-            item = _item(len(items), row, options["ids"], where)
+            item = _item(len(items), row, ids, where)
             if item.id in seen:
                 raise UserError(f"{where}: prompt_id {item.id} is there already, {seen[item.id]}; fetch the benchmark's data again")
             seen[item.id] = where

@@ -1,7 +1,8 @@
 """One file a family of scorers. Each has `load(options, services) -> Scorer`, and `calls(options, item)`: judge calls for one picture.
 
 `options` is the `scoring:` mapping of a benchmark's YAML file. A family with a metric over the whole set (`within: set`) has
-`aggregate(name, rows, options, services)` too, which gives value, low, high, stderr, n and prompts.
+`aggregate(name, rows, options, services)` too, which gives value, low, high, stderr, n and prompts. One that heeds `services.compat` says
+`COMPAT = True`: of the others, --compat official is refused.
 """
 
 from __future__ import annotations

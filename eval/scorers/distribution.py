@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.reading import refuse_unknown
 from metabridge.eval import fid
+from metabridge.eval.benchmarks import form
 from metabridge.eval.features import Encoder
 from metabridge.eval.items import Item, Services, Unscored, Verdict
 from metabridge.eval.scorers import SetRow, embedding
@@ -45,12 +45,12 @@ def load(options: Mapping[str, Any], services: Services) -> Distribution:
 def _measured_by(options: Mapping[str, Any], services: Services) -> tuple[Encoder, Reference]:
     from metabridge.eval.features import inception, reference
 
-    refuse_unknown(options, ["resize", "whole", "measures"], "scoring")
+    asked = form.options(options, "scoring", resize="256", whole={}, measures=[])
     if "reference" not in services.models:
         raise UserError("models.reference: missing; name the folder of the reference pictures, or an .npz file with mu and sigma")
     weights, word = services.models.get("inception", inception.WEIGHTS), services.models["reference"]
-    encoder = inception.InceptionFeatures(weights, str(options.get("resize", "256")), services.device)
-    return encoder, reference.load(word, services.data, encoder, options.get("whole", {}).get(word))
+    encoder = inception.InceptionFeatures(weights, asked["resize"], services.device)
+    return encoder, reference.load(word, services.data, encoder, asked["whole"].get(word))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from PIL import Image
 
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.modules import module_of
-from metabridge.bridge.reading import refuse_unknown, section
+from metabridge.bridge.reading import section
+from metabridge.eval.benchmarks import form
 from metabridge.eval.detect import ColorReader, Detection, Detector
 from metabridge.eval.items import Item, Services, Verdict
 from metabridge.eval.scorers.geneval_rules import Rules, judge, keep
@@ -31,9 +32,9 @@ def calls(options: Mapping[str, Any], item: Item) -> int:
 
 
 def load(options: Mapping[str, Any], services: Services) -> GenEval:
-    refuse_unknown(options, ["detector", "colors", "rules"], "scoring")
-    detector, colors = options.get("detector", "m2f-hf"), options.get("colors", "clip")
-    rules: Rules = section(Rules, options.get("rules"), "scoring.rules")
+    asked = form.options(options, "scoring", detector="m2f-hf", colors="clip", rules={})
+    detector, colors = asked["detector"], asked["colors"]
+    rules: Rules = section(Rules, asked["rules"], "scoring.rules")
     variant = detector if colors in ("clip", detector) else f"{detector}+{colors}"
     changed = [f"{name}={value:g}" for name, value in asdict(rules).items() if value != getattr(Rules(), name)]
     return GenEval(

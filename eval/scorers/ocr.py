@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.reading import refuse_unknown
+from metabridge.eval.benchmarks import form
 from metabridge.eval.items import Item, Services, Unscored, Verdict
 from metabridge.eval.judges import Judge, Message, Request
 from metabridge.eval.judges.asking import ParseError, ask
@@ -37,6 +37,7 @@ If the picture holds no text, answer: No text recognized"""
 _LETTERS = "a-zA-Z0-9\u4e00-\u9fa5" + "àâäçèéêëîïôöùûü" + "ÀÂÄÇÈÉÊËÎÏÔÖÙÛÜ"
 _MADE_UP = re.compile(r"addCriterion|No text recognized\.?")
 _MADE_UP_OFFICIAL = re.compile(r"No text recognized\.")
+COMPAT = True
 
 
 def calls(options: Mapping[str, Any], item: Item) -> int:
@@ -48,12 +49,12 @@ def worst(options: Mapping[str, Any], item: Item) -> dict[str, float]:
 
 
 def load(options: Mapping[str, Any], services: Services) -> Reading:
-    refuse_unknown(options, ["template"], "scoring")
+    template = form.options(options, "scoring", template="")["template"]
     if services.judge is None:
         raise UserError("scoring: the text is read by a judge, and there is none; give --judge")
     variant, prompt, official = str(services.judge.identity["id"]), PROMPT, services.compat == "official"
-    if "template" in options:
-        prompt = _template(Path(options["template"]).expanduser())
+    if template:
+        prompt = _template(Path(template).expanduser())
         variant += f" template={_hash(prompt)[:8]}"
     return Reading(services.judge, prompt, variant + (" compat=official" if official else ""), official)
 

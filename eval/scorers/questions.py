@@ -31,6 +31,7 @@ from metabridge.eval.scorers.questions_graph import Graph, GraphError, in_file_o
 from metabridge.eval.scorers.questions_wording import OWN, Wording, read
 
 PARSER = 1  # raise when answers are read or counted otherwise
+COMPAT = True
 NAMED = 3  # most questions that a reason names
 
 Question = Mapping[str, Any]

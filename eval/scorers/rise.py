@@ -23,6 +23,7 @@ LOGICAL = "logical_reasoning"
 _DIMENSIONS = {"consistency": "appearance consistency", "reasoning": "instruction reasoning", "plausibility": "visual plausibility"}
 
 calls = rubric.calls
+COMPAT = True
 
 
 def worst(options: Mapping[str, Any], item: Item) -> Mapping[str, float]:

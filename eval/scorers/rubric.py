@@ -23,6 +23,7 @@ from metabridge.eval.scorers.rubric_spec import Call, Spec
 from metabridge.eval.scorers.rubric_text import Texts
 
 PARSER = 1  # raise when the reading of answers changes
+COMPAT = True
 
 
 def calls(options: Mapping[str, Any], item: Item) -> int:

@@ -132,11 +132,11 @@ def _call(tree: Any, where: str) -> Call:
             raise UserError(f"{where}.pictures: {unknown(str(picture), PICTURES, 'picture')}")
     scales = []
     for name, ends in _given(tree, "scales", Mapping, where).items():
-        if not isinstance(ends, list) or len(ends) != 2 or not ends[0] < ends[1]:
+        if not isinstance(ends, list) or [type(end) in (int, float) for end in ends] != [True, True] or not ends[0] < ends[1]:
             raise UserError(f"{where}.scales.{name}: {ends!r} given; it is the lowest and the highest score, as [0, 2]")
         scales.append(Scale(name, *map(float, ends)))
     text = _given(tree, "text", (str, Mapping), where)
-    if isinstance(text, Mapping) and set(text) != {"file", "prompt"}:
+    if isinstance(text, Mapping) and (set(text) != {"file", "prompt"} or not all(isinstance(word, str) for word in text.values())):
         raise UserError(f"{where}.text: {dict(text)!r} given; it is text, or a mapping of file and prompt")
     return Call(_given(tree, "name", str, where), pictures, tuple(scales), text)
 

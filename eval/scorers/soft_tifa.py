@@ -26,6 +26,7 @@ MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 ASKED = "{question} Answer in one word."
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven")
 ANSWERS = ("Yes", *NUMBERS)
+COMPAT = True
 
 
 def calls(options: Mapping[str, Any], item: Item) -> int:

@@ -22,6 +22,7 @@ class Drawing:
     thought: str | None = None
     state: str = OK
     reason: str = ""
+    source: str = ""  # sha256 of the file that it was taken from, where somebody else drew it
 
 
 class Subject(Protocol):

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from metabridge.bridge.errors import UserError
 from metabridge.eval import store
 from metabridge.eval.benchmarks import Benchmark
-from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, Item
+from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK, Item
 from metabridge.eval.plan import Sample
 from metabridge.eval.subjects import Drawing
 from metabridge.eval.subjects.asked import refuse_rows, refuse_settings
@@ -54,9 +54,9 @@ class PicturesSubject:
     alone = True
 
     def __init__(self, name: str, folder: Path, found: Found) -> None:
-        self._found = found
+        self._found, self._hashes = found, {key: _sha256(path) for key, path in found.files.items()}
         # over the whole benchmark's pictures, whatever part of it is asked for
-        names = sorted((os.path.relpath(path, folder).replace(os.sep, "/"), _sha256(path)) for path in found.files.values())
+        names = sorted((os.path.relpath(path, folder).replace(os.sep, "/"), self._hashes[key]) for key, path in found.files.items())
         digest = hashlib.sha256(repr((names, sorted(found.failed))).encode()).hexdigest()
         self.identity: Mapping[str, Any] = {"kind": "images", "name": name, "fingerprint": digest}
         if found.drawn_by is not None:
@@ -72,13 +72,23 @@ class PicturesSubject:
         refuse_rows(samples)
         return [self._drawing((sample.item.group, sample.item.id, sample.k)) for sample in samples]
 
+    def holds(self, records: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether all that was taken from the folder (lines of drawn.jsonl) is there as it was; what was missing may have come since."""
+        return all(self._same(_key(name)[1], record) for name, record in records.items())
+
+    def _same(self, key: Key, record: Mapping[str, Any]) -> bool:
+        if record["state"] == OK:
+            return key in self._hashes and self._hashes[key] == record.get("source")
+        return record["state"] == INFRA_ERROR or (key not in self._hashes and self._found.failed.get(key) == record["reason"])
+
     def _drawing(self, key: Key) -> Drawing:
         if (path := self._found.files.get(key)) is None:
             if key in self._found.failed:
                 return Drawing(None, state=MODEL_ERROR, reason=self._found.failed[key])
             return Drawing(None, state=INFRA_ERROR, reason=self._found.lacks(key))
         try:
-            return Drawing(decoded(path.read_bytes()))
+            data = path.read_bytes()
+            return Drawing(decoded(data), source=hashlib.sha256(data).hexdigest())
         except Unreadable as error:
             return Drawing(None, state=INFRA_ERROR, reason=f"{path}: {error}")
         except OSError as error:
@@ -161,12 +171,19 @@ def _drawn_by(path: Path, benchmark: Benchmark, wanted: Mapping[tuple[str, str],
 def _failed(path: Path) -> dict[Key, str]:
     """Pictures that the model could not draw: they are not missing, they count as wrong."""
     failed = {}
-    for record in {record["key"]: record for record in store.read(path)}.values():  # the last word on each
-        row, _, key = record["key"].partition("/")
-        group, _, name = key.rpartition("/")
+    records = store.read(path, {"key": str, "state": str, "reason": str})
+    for record in {record["key"]: record for record in records}.values():  # the last word on each
+        row, key = _key(record["key"])
         if row == _ROW and record["state"] == MODEL_ERROR:
-            failed[group, name.rpartition("-")[0], int(name.rpartition("-")[2])] = record["reason"]
+            failed[key] = record["reason"]
     return failed
+
+
+def _key(name: str) -> tuple[str, Key]:
+    """bridge/animals/cat-0, as drawn.jsonl calls a picture: its row, and the rest."""
+    row, group, file = name.split("/")
+    ident, _, k = file.rpartition("-")
+    return row, (group, ident, int(k))
 
 
 def _official(folder: Path, benchmark: Benchmark, items: Sequence[Item]) -> Layout:

@@ -7,7 +7,7 @@ differences: [{name: knowledge gap, first: wise_rewrite, second: wise, note: ...
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +15,7 @@ from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.modules import names_in
 from metabridge.bridge.reading import read_yaml
 from metabridge.eval import benchmarks
-from metabridge.eval.benchmarks import Benchmark
+from metabridge.eval.benchmarks import ROWS, Benchmark
 
 PACKAGE = "metabridge.eval.suites"
 
@@ -48,17 +48,22 @@ def names() -> list[str]:
 
 
 def find(words: str) -> Suite:
-    """ "geneval,wise": benchmarks and suites, each benchmark once."""
+    """ "geneval,wise": benchmarks and suites, each benchmark once, drawn in every way that one of them wants."""
     entries: dict[str, Entry] = {}
+
+    def add(word: str, rows: str | None = None) -> None:
+        entry = Entry(word, benchmarks.load(word), rows)
+        entries[word] = _both(entries.get(word, entry), entry)
+
     differences: list[Difference] = []
     for word in (word.strip() for word in words.split(",")):
         if word in names():
             tree = read(word)
             for run in tree["run"]:
-                entries.setdefault(run["benchmark"], _entry(run["benchmark"], run.get("rows")))
+                add(run["benchmark"], run.get("rows"))
             differences += [Difference(**difference) for difference in tree.get("differences", [])]
         elif word in benchmarks.names() or word.endswith(".yaml"):
-            entries.setdefault(word, _entry(word, None))
+            add(word)
         else:
             raise UserError(unknown(word, [*benchmarks.names(), *names()], "benchmark"))
     found = [entry.benchmark.name for entry in entries.values()]
@@ -72,5 +77,9 @@ def read(name: str) -> dict[str, Any]:
     return tree
 
 
-def _entry(word: str, rows: str | None) -> Entry:
-    return Entry(word, benchmarks.load(word), rows)
+def _both(one: Entry, other: Entry) -> Entry:
+    if one.rows == other.rows:
+        return one
+    usual = {row for part in one.benchmark.parts.values() for row in part.rows}
+    wanted = {row for rows in (one.rows, other.rows) for row in (usual if rows is None else rows.split(","))}
+    return replace(one, rows=",".join(row for row in ROWS if row in wanted))

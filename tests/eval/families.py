@@ -42,7 +42,8 @@ def benchmark(folder: Path, name: str, **changes: Any) -> Path:
 def geneval(folder: Path) -> Path:
     """Detector and color reader are Flatland's checker; two prompts of each tag, the second one of which asks for what is not drawn."""
     data = folder / "data" / "geneval"
-    path = benchmark(folder, "geneval", scoring={"scorer": "geneval", "detector": __name__, "colors": __name__}, models={})
+    scoring = {"scorer": "geneval", "detector": __name__, "colors": __name__}
+    path = benchmark(folder, "geneval", scoring=scoring, models={}, prompts={"reader": "geneval", "count": 8}, images=1)
     (data / "object_names.txt").write_text("\n".join(SHAPES) + "\n")
     star, circle = {"class": "star", "count": 1}, {"class": "circle", "count": 1}
     rows = [

@@ -185,5 +185,29 @@ def test_a_judge_that_is_away_leaves_the_number_open(data: Path) -> None:
         assert [s.reason for s in scored if s.state != OK] == ["the judge gave no answer: 429"]
         found = overall(scored)
         assert found["R-AR"] is None and found["overall"] is None and found["R-CR"] == 100
+        assert overall(scored, 1)["overall"] == 100 and overall(scored, 2)["overall"] is None  # reasoning alone is open
     failed = [Scored(s.sample, MODEL_ERROR, {}, "NaN", None) if s.state != OK else s for s in scored]
     assert overall(failed)["R-AR"] == 50
+
+
+def test_an_overall_number_is_not_of_groups_of_weight_zero() -> None:
+    """Neither by their values nor by their being unscored; their pictures do not count among its own."""
+    benchmark = benchmarks.load("t2i_corebench")
+    composition = benchmark.metrics[1]
+
+    def scored(group: str, *values: float | None) -> list[Scored]:
+        samples = [Sample("bridge", Item(k, str(k), group, "x", {}), 0, 0) for k in range(len(values))]
+        return [
+            Scored(sample, INFRA_ERROR if value is None else OK, {} if value is None else {"score": value, "score.of": 1.0}, "", None)
+            for sample, value in zip(samples, values, strict=True)
+        ]
+
+    rows = [s for number, group in enumerate(("C-MI", "C-MA", "C-MR", "C-TR")) for s in scored(group, 10 * number, 10 * number + 2)]
+    others = [s for group in benchmark.groups if group.startswith("R-") for s in scored(group, 99, None)]
+    found = result.group([*rows, *others], composition, benchmark, {})
+    assert found["overall"] == result.group(rows, composition, benchmark, {})["overall"]
+    assert (found["overall"]["value"], found["overall"]["n"], found["overall"]["prompts"]) == (16, 8, 8)
+    assert found["R-LR"]["value"] is None and found["R-LR"]["unscored"] == 1
+    gap = result.differences([*rows, *others], [*rows, *others], composition, benchmark)
+    assert (gap["overall"]["value"], gap["overall"]["n"], gap["R-LR"]["value"]) == (0, 8, None)
+    assert result.group(others, composition, benchmark, {}) == {}

@@ -150,7 +150,7 @@ def test_bad_prompts_are_named(tmp_path: Path) -> None:
     prompts = {row[0]: row[1].strip() for row in ROWS}
     for text, line in [
         (lines_of(prompts) + "{", f"{lines}: line 4: no valid JSON ("),
-        (lines_of(prompts) + "[]", f"{lines}: line 4: it is a mapping of item_id and prompt, both text"),
+        (lines_of(prompts) + "[]", f"{lines}: line 4: a list given; it is a mapping of item_id and prompt"),
         (lines_of(prompts) + lines_of({"9": "A cat."}), f"{lines}: line 4: item_id 9 a second time"),
         (lines_of(prompts | {"11": "More."}), f"{data}: no question for 1 of 4 ids, the first is 11; fetch "),
         (lines_of({"9": "A cat."}), f"{data}: no prompt for 2 of 3 ids, the first is partiprompts97; fetch "),

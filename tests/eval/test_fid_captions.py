@@ -92,7 +92,9 @@ def test_coco_that_is_refused(tmp_path: Path) -> None:
         {"annotations": [{"id": 1, "image_id": 1, "caption": 3}]}
     )
     rows = {"annotations": annotations(3)}
-    for sample in (None, 0, 4, True, "all"):
+    for sample, given in ((None, "nothing"), (True, "True"), ("all", "text")):
+        assert said(rows, sample) == f"prompts.sample: {given} given; it is a whole number"
+    for sample in (0, 4):
         assert said(rows, sample) == f"prompts.sample: {sample!r} given; captions_val2014.json has captions of 3 pictures"
 
 

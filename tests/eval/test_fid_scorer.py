@@ -134,9 +134,9 @@ def data_folder(folder: Path, prompts: int) -> Path:
 
 
 def run(data: Path, folder: Path, models: Mapping[str, str], painter: Painter) -> tuple[dict[str, Any], plan.Plan]:
-    """plan -> generate -> score -> result of mjhq_fid."""
+    """plan -> generate -> score -> result of mjhq_fid with a reference of five."""
     shipped = benchmarks.load("mjhq_fid")
-    benchmark = replace(shipped, scorer_options={**shipped.scorer_options, "whole": {"mjhq30k_imgs": 5}})
+    benchmark = replace(shipped, name="five", scorer_options={**shipped.scorer_options, "whole": {"mjhq30k_imgs": 5}})
     chosen = plan.save(plan.make(benchmark, painter.identity, {}, {"version": "0", "commit": "0"}, data=data), folder)
     generate(chosen, folder, painter)
     services = Services(data, models={**benchmark.models, **models})
@@ -160,9 +160,7 @@ def test_from_prompts_to_numbers(tmp_path: Path, models: Mapping[str, str]) -> N
     assert 0 <= scores["clip_score"]["overall"]["value"] <= 100
     name = summary["identity"]["scoring"]["reference"]
     weights = encoder.identity["sha256"][:8]
-    assert (
-        summary["variant"] == f"mjhq_fid/inception-{weights} resize256 ref=5:{name['sha256'][:8]} tiny-clip N=5" and name["pictures"] == 5
-    )
+    assert summary["variant"] == f"five/inception-{weights} resize256 ref=5:{name['sha256'][:8]} tiny-clip N=5" and name["pictures"] == 5
     records = [json.loads(line) for line in (tmp_path / "run" / "scored.jsonl").read_text().splitlines()]
     cut = [record.get("detail") for record in records if record["key"].endswith("/0003-0")]
     assert cut == [{"prompt_tokens": 86, "compared": 77}] and sum("detail" in record for record in records) == 1

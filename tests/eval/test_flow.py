@@ -20,6 +20,7 @@ from metabridge.eval import benchmarks, plan, report, result, score, store, tabl
 from metabridge.eval.generate import DRAWN, generate
 from metabridge.eval.items import Services
 from tests.eval.oracle import BRIDGE, CODE, GENERATION, Oracle
+from tests.eval.small_benchmark import small
 
 
 def evaluate(chosen: plan.Plan, folder: Path, drawer: Oracle) -> dict:
@@ -172,6 +173,7 @@ def test_pictures_say_what_they_are(small_plan: plan.Plan, tmp_path: Path) -> No
 
 def test_another_evaluation_in_the_folder_is_refused(small_plan: plan.Plan, tmp_path: Path) -> None:
     plan.save(small_plan, tmp_path)
+    (tmp_path / DRAWN).touch()
     other = plan.make(benchmarks.load("flatland"), {**BRIDGE, "fingerprint": "0" * 64}, GENERATION, CODE, limit={"all": 4}, images=2)
     with pytest.raises(
         UserError, match=r"holds another evaluation: its bridge fingerprint is f{16}, asked for is 0{16}; give another folder"
@@ -186,6 +188,42 @@ def test_another_evaluation_in_the_folder_is_refused(small_plan: plan.Plan, tmp_
         images=2,
     )
     assert plan.save(moved, tmp_path).identity == small_plan.identity  # a name, a place or a commit is no difference
+
+
+def test_a_plan_that_nothing_came_of_is_replaced(small_plan: plan.Plan, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{}")  # of another age
+    plan.save(small_plan, tmp_path)
+    other = plan.make(benchmarks.load("flatland"), BRIDGE, {**GENERATION, "height": 96}, CODE, limit={"all": 1}, images=1)
+    assert plan.save(other, tmp_path).identity == other.identity == plan.load(tmp_path).identity
+    (tmp_path / "scored.jsonl").touch()  # an official scorer's results, which come without drawings
+    with pytest.raises(UserError, match="holds another evaluation: its number of single prompts is 1, asked for is 4; give another folder"):
+        plan.save(small_plan, tmp_path)
+
+
+def test_what_was_drawn_for_a_plan_that_was_replaced_is_not_kept(small_plan: plan.Plan, tmp_path: Path) -> None:
+    plan.save(small_plan, tmp_path)
+    plan.save(plan.make(benchmarks.load("flatland"), BRIDGE, {**GENERATION, "height": 96}, CODE, limit={"all": 4}, images=2), tmp_path)
+    with pytest.raises(UserError) as caught:
+        generate(small_plan, tmp_path, Oracle().subject)
+    assert str(caught.value) == (
+        f"{tmp_path}: another evaluation was planned there while this one drew; give each a folder of its own with -o"
+    )
+    assert not (tmp_path / DRAWN).exists()
+
+
+def test_rows_come_in_one_order_however_they_are_asked_for() -> None:
+    made = plan.make(benchmarks.load("flatland"), BRIDGE, GENERATION, CODE, rows=["rewrite", "think", "bridge", "think"])
+    assert made.rows == ["bridge", "think", "rewrite"]
+
+
+def test_the_hands_own_encoder_sees_no_picture_to_edit() -> None:
+    edits = small(task="edit", edit=True)
+    assert plan.make(edits, BRIDGE, GENERATION, CODE, rows=["bridge", "think"]).rows == ["bridge", "think"]
+    with pytest.raises(UserError) as caught:
+        plan.make(edits, BRIDGE, GENERATION, CODE, rows=["bridge", "native"])
+    assert str(caught.value) == (
+        "--rows native: pictures come with the prompts of small, and the hand's own encoder reads text alone; leave it out"
+    )
 
 
 def test_changed_prompts_are_refused(small_plan: plan.Plan, tmp_path: Path) -> None:

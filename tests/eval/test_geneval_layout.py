@@ -135,7 +135,7 @@ def test_official_results(items: list[Item], tmp_path: Path, caplog: pytest.LogC
     ("second", "message"),
     [
         ("{", "line 2: no valid JSON"),
-        ("[]", "line 2: no filename; give the results.jsonl of the official scorer"),
+        ("[]", "line 2: a list given; it is a mapping of filename, tag, prompt, correct, reason"),
         ({"correct": 0.5}, "line 2: correct: 0.5 given; it is true or false"),
         ({"filename": "00007.png"}, "line 2: filename: '00007.png' given; it ends in 00000/samples/0000.png"),
         ({"prompt": "A long one."}, "line 2: 'A long one.' is not prompt 00007, "),

@@ -19,14 +19,16 @@ from metabridge.bridge.errors import UserError
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.pipeline import BridgePipeline
 from metabridge.eval.items import Unscored
+from metabridge.eval.judged import judged
 from metabridge.eval.judges import Judge, JudgeError, Message, Request, canary, load, words
 from metabridge.eval.judges.answers import Answer
 from metabridge.eval.judges.asking import ParseError, Unparsed, ask
+from metabridge.eval.judges.brain import Brain
 from metabridge.eval.judges.cache import Recorded, key_of
 from metabridge.eval.judges.canary import CANARIES, Canary, yes_or_no
 from metabridge.eval.subjects.bridge import BridgeSubject
 from metabridge.scripts.eval_run import judge_brain
-from tests.eval.judge_server import JudgeServer, Reply, Seen, says
+from tests.eval.judge_server import MODEL, JudgeServer, Reply, Seen, says
 
 
 @dataclass
@@ -194,12 +196,13 @@ def test_every_part_of_a_question_makes_it_another_one() -> None:
         (plain, 1, identity),
         (plain, 0, {"id": "b", "revision": "1"}),
         (plain, 0, {"id": "a", "revision": "2"}),
+        (plain, 0, {"id": "a", "revision": "1", "host": "elsewhere"}),
     ]
     keys = {key_of(*other) for other in others} | {key_of(plain, 0, identity)}
     assert len(keys) == len(others) + 1
     wide, high = (Image.new("RGB", size) for size in ((8, 2), (2, 8)))  # the same bytes
     assert len({key_of(Request((Message("user", (image,)),)), 0, identity) for image in (wide, high)}) == 2
-    assert key_of(plain, 0, {**identity, "host": "elsewhere", "kind": "replay"}) == key_of(question(temperature=0), 0, identity)
+    assert key_of(plain, 0, {**identity, "host": None, "kind": "replay"}) == key_of(question(temperature=0), 0, identity)
 
 
 def test_a_picture_is_its_pixels(tmp_path: Path) -> None:
@@ -277,6 +280,49 @@ def test_judges_in_one_file_do_not_mix(tmp_path: Path) -> None:
         load(f"replay:{path}.gone", folder=tmp_path)
 
 
+def test_a_second_server_is_asked_itself(tmp_path: Path) -> None:
+    """It may hold another model of the same name; a replay says whose answers it gives."""
+    path = tmp_path / "judge.jsonl"
+    with JudgeServer(says("one")) as first, JudgeServer(says("two")) as second:
+        hosts = [server.root.removeprefix("http://") for server in (first, second)]
+        for server, text in [(first, "one"), (second, "two"), (first, "one"), (second, "two")]:
+            assert load(server.word, folder=tmp_path).ask(question()) == text
+        assert (len(first.seen), len(second.seen)) == (1, 1)
+    assert [json.loads(line)["host"] for line in path.read_text().splitlines()] == hosts
+    one, two = (f"{MODEL}@{host}" for host in hosts)
+    with pytest.raises(UserError) as caught:
+        load(f"replay:{path}#{MODEL}", folder=tmp_path)
+    assert f"has answers of {', '.join(sorted((one, two)))}; name one, as replay:FILE#{min(one, two)}" in str(caught.value)
+    assert [load(f"replay:{path}#{name}", folder=tmp_path).ask(question()) for name in (one, two)] == ["one", "two"]
+
+
+def test_a_transcript_from_before_hosts_were_kept_is_replayed(tmp_path: Path) -> None:
+    identity = {"id": MODEL, "revision": None}
+    line = {"key": key_of(question(), 0, identity), "judge": MODEL, "revision": None, "text": "old", "model": f"{MODEL}-2024-05-13"}
+    path = tmp_path / "judge.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    assert load(f"replay:{path}", folder=tmp_path).ask(question()) == "old"
+    with JudgeServer(says("new")) as server:
+        assert load(server.word, folder=tmp_path).ask(question()) == "new"  # whose answer the old one is, nobody knows
+        assert load(f"replay:{path}#{MODEL}", folder=tmp_path).ask(question()) == "old"
+        host = server.root.removeprefix("http://")
+        assert load(f"replay:{path}#{MODEL}@{host}", folder=tmp_path).ask(question()) == "new"
+
+
+def test_who_answered_is_told(tmp_path: Path) -> None:
+    """Two processes may begin at the same moment, each with another version of the model."""
+    path = tmp_path / "judge.jsonl"
+    first = Recorded(Scripted([Answer("1", "gpt-4o-2024-05-13")]), path)
+    second = Recorded(Scripted([Answer("2", "gpt-4o-2024-08-06")]), path)
+    assert judged([], first)["questions"] == 0 and "answered_as" not in judged([], Recorded(Scripted(["yes"]), tmp_path / "other.jsonl"))
+    first.ask(question("a"))
+    second.ask(question("b"))
+    for judge in (first, second, load(f"replay:{path}", folder=tmp_path)):
+        found = judged([], judge)
+        assert found["answered_as"] == ["gpt-4o-2024-05-13", "gpt-4o-2024-08-06"]
+        assert found["warnings"][0] == "The judge answered as gpt-4o-2024-05-13, gpt-4o-2024-08-06: the scores of several models are mixed."
+
+
 def test_the_same_question_of_many_threads_is_asked_once(tmp_path: Path) -> None:
     with JudgeServer(lambda seen: says(seen.text, delay=0.05)) as server:
         judge = load(server.word, folder=tmp_path, concurrency=8)
@@ -315,8 +361,19 @@ def test_the_brain_is_asked_in_one_turn(tmp_path: Path, caplog: pytest.LogCaptur
     assert [(text, most) for text, _, most in heard][:2] == [("Count.\n\nLook:\nHow many?", 77)] * 2
     assert heard[2][0].startswith("Count.\n\nLook:\nHow many?\n\nYour answer was:\ntwo\n\nThat answer could not be read: it is no number.")
     assert [image.size for image in heard[2][1]] == [(4, 2)]
-    assert judge.identity == {"kind": "brain", "id": "flatland", "revision": "f" * 8, "host": None, "fingerprint": "f" * 8}
+    assert judge.identity == {"kind": "brain", "id": "flatland", "revision": "f" * 8, "host": None}
     assert [record.getMessage() for record in caplog.records] == ["judge brain: top_p of the request has no effect on it"]
+
+
+@pytest.mark.parametrize(("repo", "name"), [("Qwen/Qwen3-VL-4B", "Qwen/Qwen3-VL-4B"), ("package:tiny", "package:tiny"), (".", "my-brain")])
+def test_a_brain_is_named_without_its_place(repo: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret" / "my-brain").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "secret" / "my-brain")
+    for given in [repo] if repo != "." else [".", str(tmp_path / "secret" / "my-brain")]:
+        brain = Brain(lambda text, images, most: "1", {"id": given, "revision": "main", "fingerprint": "ab" * 32})
+        assert brain.identity == {"kind": "brain", "id": name, "revision": "ab" * 8, "host": None}
+        Recorded(brain, tmp_path / "judge.jsonl").ask(question())
+    assert "secret" not in (tmp_path / "judge.jsonl").read_text()
 
 
 def test_the_brain_has_a_budget_and_no_temperature(tmp_path: Path) -> None:

@@ -393,11 +393,11 @@ def test_another_version_of_the_model_is_not_mixed_in(tmp_path: Path) -> None:
 
     with JudgeServer(script) as server:
         judge = Recorded(client(server), tmp_path / "judge.jsonl")
-        assert judge.answered_as is None
+        assert judge.answered_as() == []
         judge.ask(question("a"))
         judge.ask(question("b"))
         later = Recorded(client(server), tmp_path / "judge.jsonl")
-        assert later.answered_as == judge.answered_as == f"{MODEL}-2024-05-13"
+        assert later.answered_as() == judge.answered_as() == [f"{MODEL}-2024-05-13"]
         with pytest.raises(UserError, match=f"judge {MODEL}: answered as {MODEL}-2024-05-13 before and as {MODEL}-2024-08-06 now"):
             later.ask(question("c"))
         assert later.ask(question("a")) == "Score: 2"

@@ -7,7 +7,11 @@ import pytest
 
 from metabridge.bridge.errors import UserError
 from metabridge.eval import parity
+from metabridge.eval.benchmarks import Metric
+from metabridge.eval.items import Item
 from metabridge.eval.parity import Key
+from metabridge.eval.plan import Sample
+from metabridge.eval.score import Scored
 
 
 def table(both: int, ours: int, official: int, neither: int) -> tuple[dict[Key, float], dict[Key, float]]:
@@ -110,3 +114,31 @@ def test_rows_and_lines() -> None:
     assert said[-6] == "g/10-0: ours 1 (no reason given), official 0 (no reason given)"
     assert said[-1] == "g/12-1: ours 0 (expected 2 dogs, found 1), official 1 (no reason given)"
     assert len({len(line) for line in said[:3]}) <= 2  # aligned
+
+
+def test_shares_are_held_against_each_other_not_counts() -> None:
+    """Of a ratio: 3 of 4 words here are as many as 6 of 8 there; what has nothing to count is left out."""
+    metric = Metric("words", within="ratio")
+    values = [{"words": 3.0, "words.of": 4.0}, {"words": 0.0, "words.of": 0.0}, {}]
+    scored = [Scored(Sample("bridge", Item(n, str(n), "g", "x", {}), 0, 0), "ok", v, "a word", None) for n, v in enumerate(values)]
+    ours = parity.ours_of([*scored, Scored(Sample("think", scored[0].sample.item, 0, 0), "ok", values[0], "", None)], metric)
+    official = parity.official_of([(("g", "0", 0), {"words": 6.0, "words.of": 8.0}, "")], metric, "results.jsonl")
+    assert ours == {("g", "0", 0): (0.75, "a word")} and official == {("g", "0", 0): (0.75, "")}
+
+
+@pytest.mark.parametrize(
+    ("values", "metric", "line"),
+    [
+        ({"score": 1.0}, Metric("wiscore"), "no wiscore in it, by which pictures are held against each other; it has score"),
+        ({"words": 1.0}, Metric("words", within="ratio"), "no words.of in it, by which pictures are held against each other; it has words"),
+    ],
+)
+def test_official_results_without_the_headline(values: dict[str, float], metric: Metric, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        parity.official_of([(("g", "0", 0), values, "")], metric, "results.jsonl")
+    assert str(error.value) == f"results.jsonl: {line}"
+
+
+def test_a_number_of_the_whole_set_has_no_parity() -> None:
+    with pytest.raises(UserError, match=r"^parity: FID is of all pictures together; there is nothing to hold against each other$"):
+        parity.refuse_of_set(Metric("fid", "FID", within="set"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -175,13 +176,19 @@ def test_a_whole_chunk_without_pictures_does_not_end_the_run(tmp_path: Path) -> 
     assert [records[sample.key]["state"] for sample in made.samples()] == [INFRA_ERROR] * 32 + [OK] * 32
 
 
-def test_a_mended_folder_is_another_subject(tmp_path: Path) -> None:
+def resumed(source: Path, out: Path, file: Path) -> plan.Plan:
+    """The same command again, as the command line does it."""
+    subject = pictures.load(str(source), benchmark=small())
+    made = plan.save(planned(small(), subject, file), out, lambda: subject.holds(drawn(out)))
+    generate(made, out, subject)
+    return made
+
+
+def test_a_changed_picture_is_another_subject(tmp_path: Path) -> None:
     source, out, file = tmp_path / "source", tmp_path / "out", tmp_path / "small.yaml"
     file.write_text(json.dumps(tree()))  # which is YAML, too
     filled(source)
-    subject = pictures.load(str(source), benchmark=small())
-    before = subject.identity["fingerprint"]
-    plan.save(planned(small(), subject, file), out)
+    before = resumed(source, out, file).identity["model"]["fingerprint"]
     noise(99).save(source / "unrelated.png")
     shutil.copytree(source, tmp_path / "moved")
     assert pictures.load(str(tmp_path / "moved"), benchmark=small()).identity["fingerprint"] == before
@@ -189,9 +196,30 @@ def test_a_mended_folder_is_another_subject(tmp_path: Path) -> None:
     after = pictures.load(str(source), benchmark=small())
     assert after.identity["fingerprint"] != before
     with pytest.raises(UserError, match=f"holds another evaluation: its images fingerprint is {before[:16]}, asked for is "):
-        plan.save(planned(small(), after, file), out)
+        resumed(source, out, file)
     (source / "cat-1.png").unlink()
+    with pytest.raises(UserError, match=f"its images fingerprint is {before[:16]}, asked for is "):  # one that is gone is no missing one
+        resumed(source, out, file)
     assert pictures.load(str(source), benchmark=small()).identity["fingerprint"] not in (before, after.identity["fingerprint"])
+
+
+def test_pictures_that_come_later_are_taken_up(tmp_path: Path) -> None:
+    source, out, file = tmp_path / "source", tmp_path / "out", tmp_path / "small.yaml"
+    file.write_text(json.dumps(tree()))
+    there = filled(source)
+    (source / "cat-1.png").rename(tmp_path / "kept.png")
+    (source / "dog-0.png").write_bytes(b"")
+    first = resumed(source, out, file).identity["model"]["fingerprint"]
+    assert Counter(record["state"] for record in drawn(out).values()) == {OK: 6, INFRA_ERROR: 2}
+    (tmp_path / "kept.png").rename(source / "cat-1.png")
+    there["animals", "dog", 0].save(source / "dog-0.png")
+    second = resumed(source, out, file)
+    assert {record["state"] for record in drawn(out).values()} == {OK}
+    assert (pixels(out / "images/bridge/animals/cat-1.png") == np.asarray(there["animals", "cat", 1])).all()
+    assert second.identity["model"]["fingerprint"] == plan.load(out).identity["model"]["fingerprint"] != first
+    noise(99).save(source / "cat-1.png")  # which has been used by now
+    with pytest.raises(UserError, match="holds another evaluation: its images fingerprint is "):
+        resumed(source, out, file)
 
 
 def as_bytes(image: Image.Image, tmp_path: Path, name: str = "x.png", **options: Any) -> bytes:

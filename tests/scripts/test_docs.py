@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from metabridge.eval import store
+from metabridge.eval.result import SCHEMA
 from metabridge.scripts import ablations, figure
 
 CELL = {"value": 0.5, "low": 0.25, "high": 0.75, "chance": 0.1}
@@ -22,7 +23,8 @@ def result(value: float = 0.5) -> dict[str, object]:
         "differences": {"bridge - hand_text_encoder": {"composition": cells}},
         "thoughts": {"overall": CELL, "negation": CELL},
     }
-    return {**tables, "held_out": tables}
+    identity = {"scoring": {}, "benchmark": {}, "model": {}, "generation": {}}
+    return {"schema": SCHEMA, "variant": "flatland/exact", "pictures": {}, "identity": identity, **tables, "held_out": tables}
 
 
 def test_the_table_of_scores_replaces_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,21 @@ def test_results_of_the_official_scorer(metabridge: Command, geneval: tuple[str,
     assert code == 2 and "two variants of a score do not compare" in err
 
 
+def test_a_file_of_ones_own_under_a_shipped_name_is_a_score_of_its_own(
+    metabridge: Command, geneval: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Its name is geneval and it has geneval's published rows; eight prompts of its own are not what those were measured on."""
+    own = tmp_path / "mine" / "geneval.yaml"
+    own.parent.mkdir()
+    own.write_text((tmp_path / "small_geneval.yaml").read_text())
+    official_results(Path("results.jsonl"), wrong=0)
+    assert metabridge("eval", "import", "results.jsonl", "--suite", own, *geneval[2:], "-o", "theirs")[0] == 0
+    variant = json.loads(Path("theirs/result.json").read_text())["variant"]
+    assert variant.startswith("geneval/official own file ") and len(variant) == len("geneval/official own file 1a2b3c4d")
+    page = Path("theirs/report.html").read_text()
+    assert variant in page and "BLIP3o-NEXT" not in page and "Published numbers are of other variants" in page
+
+
 def test_where_the_official_scorer_differs(metabridge: Command, geneval: tuple[str, ...]) -> None:
     official_results(Path("results.jsonl"), wrong=2)
     code, out, err = metabridge("eval", "parity", "ours", "results.jsonl")
@@ -67,6 +82,10 @@ def test_several_benchmarks_on_one_page(metabridge: Command, tmp_path: Path) -> 
     page = Path("both/report.html").read_text()
     assert 'href="small_geneval/report.html"' in page and "small_t2i_corebench/scripted-judge" in page
     assert metabridge("eval", "report", "both")[0] == 0
+    code, _, err = metabridge("eval", "report", "both", "--allow-incomplete")
+    assert code == 2 and err == (
+        "metabridge: --allow-incomplete: has no effect on a report of several folders; give it to the report of one of them\n"
+    )
 
 
 def test_what_a_rewritten_prompt_adds(metabridge: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,5 +105,20 @@ def test_what_a_rewritten_prompt_adds(metabridge: Command, tmp_path: Path, monke
     ) as server:
         words = ("eval", "flatland", "--suite", "knowledge", "--data", tmp_path / "data", "--judge", server.word, "-o", "gap")
         code, out, err = metabridge(*words)
-    assert code == 0, err
+        assert code == 0, err
+        thought = metabridge(*words[:-1], "thought", "--rows", "think")
     assert "knowledge gap" in out and "+0.63" in out  # of six pictures, the one of weight 0.1 is right by chance
+    assert thought[0] == 0 and "knowledge gap (the brain's" in thought[1] and "thought after the prompt)" in thought[1], thought[2]
+    declared = json.loads(Path("gap/suite.json").read_text())["compare"]
+    assert declared == [{"name": "knowledge gap", "first": "small_wise", "second": "small_wise_rewrite", "note": "what must be known"}]
+    shown = metabridge("eval", "report", "gap")
+    assert shown[0] == 0 and "+0.63" in shown[1], shown[2]
+    members = [{"benchmark": name, "folder": name} for name in ("small_wise_rewrite", "small_wise", "small_wise_verified")]
+    declared = [{"name": "knowledge gap", "first": "small_wise", "second": "small_wise_rewrite", "note": "what must be known"}]
+    Path("gap/suite.json").write_text(json.dumps({"schema": 1, "suite": "knowledge", "members": members, "compare": declared}))
+    code, out, err = metabridge("eval", "report", "gap")
+    assert code == 0 and "knowledge gap" in out and "+0.63" in out, err
+    assert "small_wise_verified: no result yet; finish it in gap/small_wise_verified, then make this page again" in out
+    Path("gap/small_wise/result.json").unlink()
+    code, out, err = metabridge("eval", "report", "gap")
+    assert code == 0 and "knowledge gap: small_wise - small_wise_rewrite is not there, for there is no result of small_wise" in out, err

@@ -39,6 +39,29 @@ def refused(metabridge: Command, *words: object) -> str:
         (["import", "absent", "--suite", "geneval"], "import: write metabridge eval import FILE --suite NAME -o DIR"),
         (["parity", "absent"], "absent given; write metabridge eval parity DIR OFFICIAL_RESULTS"),
         (["images:absent", "--suite", "flatland"], "images:absent: "),
+        (
+            ["flatland", "--rows", "native", "--no-baseline"],
+            "--rows native: nothing is left to draw without the hand's own text encoder; leave out --no-baseline, or give --rows bridge",
+        ),
+        (["flatland", "--guidance", "nan"], "--guidance nan: it is a number, 0 at least"),
+        (["flatland", "--guidance", "inf"], "--guidance inf: it is a number, 0 at least"),
+        (["flatland", "--guidance", "-1"], "--guidance -1: it is a number, 0 at least"),
+        (["flatland", "--judge-timeout", "inf"], "--judge-timeout inf: it is a number, 0.1 at least"),
+        (
+            ["flatland", "--compat", "official"],
+            "--compat official: has no effect on flatland, where no defect of an official scorer is known; leave it out",
+        ),
+        (["flatland", "--max-judge-calls", "5"], "--max-judge-calls 5: has no effect on flatland, where no judge is asked; leave it out"),
+        (["flatland", "--device", "banana"], "--device banana: has no effect on flatland, where it places no model; leave it out"),
+        (["flatland", "--data", "x"], "--data x: has no effect on flatland, where no data is needed; leave it out"),
+        (["diffusers:x", "--device", "banana"], "--device banana: no such device here; give cpu"),
+        (["compare", "a", "b", "-o", "x"], "-o: has no effect on compare, which prints what it finds; leave it out"),
+        (["verify-data", "-o", "x"], "-o: has no effect on verify-data, which prints what it finds; leave it out"),
+        (["parity", "a", "b", "-o", "x"], "-o: has no effect on parity, which prints what it finds; leave it out"),
+        (["list", "--images", "2"], "--images: has no effect on list; it lists what there is"),
+        (["list", "-o", "x"], "-o: has no effect on list, which prints what it finds; leave it out"),
+        (["score", "x", "--allow-incomplete"], "--allow-incomplete: has no effect on score; "),
+        (["verify-data", "genevl"], "genevl: no such benchmark; did you mean geneval? it may be one of: "),
     ],
 )
 def test_words(metabridge: Command, words: list[str], line: str) -> None:
@@ -61,6 +84,9 @@ def test_a_file_that_is_not_what_was_pinned(metabridge: Command, tmp_path: Path)
     assert line.startswith(f"{folder / 'evaluation_metadata.jsonl'}: not the file that was pinned: its hash is ca3d163bab055381")
     code, out, _ = metabridge("eval", "verify-data", "geneval", "--data", tmp_path / "data")
     assert code == 1 and "wrong" in out and "missing" in out and "2 files are not as pinned" in out
+    lines = " ".join(out.split())
+    assert f"{folder / 'evaluation_metadata.jsonl'}: not what was pinned; move it away, and the right one will be fetched" in lines
+    assert f"{folder}: 1 pinned files missing; an evaluation fetches them from https://github.com/djghosh13/geneval" in lines
 
 
 def test_a_missing_source_picture(metabridge: Command, tmp_path: Path) -> None:
