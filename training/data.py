@@ -189,7 +189,8 @@ class Mixture:
         return Drawn(example, caption, pixels, self._sources(example, size), tuple(skipped), latent_seed, latents, teacher)
 
     def _told(self, source: int, example: Example) -> str | None:
-        return (example.caption or example.thought or example.prompt) if self.sources[source].task == "t2i" else None
+        known = self.sources[source].task == "t2i" and self.sources[source].options.get("taught", True)
+        return (example.caption or example.thought or example.prompt) if known else None
 
     def _sources(self, example: Example, size: Size) -> tuple[NDArray[np.uint8], ...]:
         """As the target is cut, so that what stays stands where it stood."""

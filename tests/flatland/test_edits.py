@@ -11,7 +11,9 @@ from metabridge.training.flatland.captions import split
 from metabridge.training.flatland.dialogues import dialogue, frames
 from metabridge.training.flatland.edits import EDITS, new_edit
 from metabridge.training.flatland.lessons import dialogue_lesson, edit_lesson
+from metabridge.training.flatland.picture_rows import PICTURE_ROWS
 from metabridge.training.flatland.places import CORNERS, MIDDLE, PLACES, Object, describe, layout_of, place_of, placed
+from metabridge.training.flatland.rows import row
 from metabridge.training.flatland.sources import compose, reconstruct
 from metabridge.training.flatland.world import HELD_OUT_PAIRS, Scene, draw
 
@@ -123,3 +125,35 @@ def test_lessons_on_pictures_end_in_the_caption_of_what_should_be_drawn():
     three = next(d for d in (dialogue_lesson(random.Random(seed)) for seed in range(20)) if len(d.before) == 2)
     assert [len(turn.images) for turn in (*three.before, three)] == [0, 1, 1]
     assert all(not turn.before for turn in three.before)
+
+
+@pytest.mark.parametrize("task", sorted(PICTURE_ROWS))
+def test_rows_on_pictures_end_in_their_target(task):
+    make, thinks = PICTURE_ROWS[task], 0
+    for seed in range(60):
+        row, again = make(seed, 0.5), make(seed, 0.5)
+        assert (row.prompt, row.thought, row.history == again.history) == (again.prompt, again.thought, True)
+        assert row.target is not None and split(row.prompt) == "train"
+        thinks += row.thought is not None
+        for turn in row.history:
+            assert turn.think == (row.thought is not None and turn.role == "user") and bool(turn.images) == (turn.role == "assistant")
+        if task == "compose":
+            assert len(row.images) == 2
+        if task == "reconstruct":
+            assert row.images[0].tobytes() == row.target.tobytes()
+        if task == "edit":
+            assert row.images[0].tobytes() != row.target.tobytes()
+    assert 15 < thinks < 45
+
+
+def test_captions_of_placed_objects_are_what_is_drawn():
+    made = [row(seed, think=0.5, placed=1.0) for seed in range(100)]
+    for example in made:
+        found = Scene(tuple(standing(f) for f in detect(example.target)))
+        caption = example.thought or example.prompt
+        assert all(
+            thing.color in caption and thing.shape in caption and place_of(thing) in caption
+            for thing in found.objects
+            if len(found.objects) != 2
+        )
+    assert 25 < sum(example.thought is not None for example in made) < 75

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 
 from metabridge.bridge.interfaces import Example
-from metabridge.training.flatland.captions import bare, captioned, plural, split
+from metabridge.training.flatland.captions import bare, captioned, dress, plural, split
 from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS
+from metabridge.training.flatland.places import describe
+from metabridge.training.flatland.places import placed as placed_scene
 from metabridge.training.flatland.prompts import draw_reasoning, reworded_caption
 from metabridge.training.flatland.world import COLORS, HELD_OUT_PAIRS, SHAPES, arrange, draw, pick
 
@@ -23,13 +25,16 @@ _FACTS = sorted([*COLOR_FACTS, *SHAPE_FACTS, *NUMBER_FACTS], key=len, reverse=Tr
 _PLURALS = {plural(shape) for shape in SHAPES}
 
 
-def row(seed: int, think: float, reworded: float = 0.0) -> Example:
+def row(seed: int, think: float, reworded: float = 0.0, placed: float = 0.0) -> Example:
     """The row of a seed. A share `think` of the rows is read as prompt + thought before the queries, the prompt being vague.
 
     With prompt = thought the queries would have no reason to look at the thought; a vague prompt gives them one.
     `reworded`: this share of the other rows says its caption in the forms that reasoning prompts have (`in_other_words`).
+    `placed`: this share of all rows is of objects at named places (places.py).
     """
     rng = random.Random(seed)
+    if placed and rng.random() < placed:
+        return placed_row(rng, think)
     c = captioned(rng)
     if rng.random() >= think:
         if reworded and rng.random() < reworded:
@@ -41,6 +46,14 @@ def row(seed: int, think: float, reworded: float = 0.0) -> Example:
             c = captioned(rng)
         thought = bare(c.text)
     return Example(prompt=vague(rng, c.text), target=draw(c.scene), thought=thought)
+
+
+def placed_row(rng: random.Random, think: float) -> Example:
+    """Objects at named places: what edits leave behind, asked for in words alone."""
+    scene = placed_scene(rng)
+    caption = describe(scene)
+    prompt, thinks = dress(rng, caption, "train"), rng.random() < think
+    return Example(vague(rng, prompt) if thinks else prompt, target=draw(scene), thought=caption if thinks else None)
 
 
 def vague(rng: random.Random, text: str) -> str:

@@ -21,7 +21,7 @@ from metabridge.training.feeds import Feed, Made, Streamed, Table, Tabled
 from metabridge.training.order import mix
 from metabridge.training.schema import BadRow, Raw, Schema
 
-OWN = ("think",)  # parameters of a load() that come from the objective
+OWN = ("think", "task")  # parameters of a load() that the objective and the source's own line give
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Reading:
     """Options that every source has, beside `map`."""
 
     holdout: int = setting(0, low=0)  # rows kept out of the training, for validation
+    taught: bool = True  # whether the hand's own text encoder knows these captions: no distillation without
     think: float = setting(-1.0, low=0, high=1)  # these four in the place of the objective's
     drop_text: float = setting(-1.0, low=0, high=1)
     drop_image: float = setting(-1.0, low=0, high=1)
@@ -70,8 +71,8 @@ def open_source(source: Source, objective: Objective, seed: int, number: int = 0
     reading: Reading = section(Reading, {key: value for key, value in source.options.items() if key in SHARED and key != "map"}, what)
     objective = _rates(objective, source.options, reading)
     options = {name: value for name, value in source.options.items() if name in parameters}
-    if "think" in inspect.signature(module.load).parameters:
-        options["think"] = objective.think
+    told = {"think": objective.think, "task": source.task}
+    options |= {name: value for name, value in told.items() if name in inspect.signature(module.load).parameters}
     opened = module.load(**options)
     return _feed(opened, source, reading, mix(seed, number), reach), objective
 

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.interfaces import Example
 from metabridge.training.feeds import Make
+from metabridge.training.flatland.picture_rows import PICTURE_ROWS
 from metabridge.training.flatland.rows import row
 
 
 class Rows:
     """Rows by seed; a class, so that workers can be sent it."""
 
-    def __init__(self, think: float, reworded: float) -> None:
-        self.think, self.reworded = think, reworded
+    def __init__(self, make: Callable[[int], Example]) -> None:
+        self.make = make
 
-    def __call__(self, seed: int) -> object:
-        return row(seed, self.think, self.reworded)
+    def __call__(self, seed: int) -> Example:
+        return self.make(seed)
 
 
-def load(think: float, reworded: float = 0.0) -> Make:
-    """`think`: share of rows with a thought; `reworded`: share of captions in other words."""
-    if not 0 <= reworded <= 1:
-        raise UserError(f"data flatland.reworded: {reworded} given; it is a share of the rows, 0 to 1")
-    return Rows(think, reworded)
+def load(think: float, task: str, reworded: float = 0.0, placed: float = 0.0) -> Make:
+    """`think`: share of rows with a thought. Of text to image alone, shares of the captions: `reworded` = in other words, `placed` = of
+    objects at named places, as edits have them.
+    """
+    for name, value in (("reworded", reworded), ("placed", placed)):
+        if not 0 <= value <= 1:
+            raise UserError(f"data flatland.{name}: {value} given; it is a share of the rows, 0 to 1")
+        if value and task != "t2i":
+            raise UserError(f"data flatland.{name}: {value} given, but it has an effect with task: t2i alone; leave it out")
+    if task == "t2i":
+        return Rows(partial(row, think=think, reworded=reworded, placed=placed))
+    return Rows(partial(PICTURE_ROWS[task], think=think))
