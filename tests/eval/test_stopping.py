@@ -71,7 +71,7 @@ def test_ctrl_c_does_not_wait_for_answers(canaries: bool, tmp_path: Path) -> Non
                 start = time.monotonic()
                 child.send_signal(signal.SIGINT)
                 _, told = child.communicate(timeout=30)
-                assert time.monotonic() - start < 2
+                assert time.monotonic() - start < 20  # of the 60 that an open call takes
             finally:
                 child.kill()
         server.stopped.set()
