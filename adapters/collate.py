@@ -100,10 +100,11 @@ class ChatCollate:
 
     def onward(self, before: Example, after: Example, *, think: bool = False) -> Inputs | None:
         """What `after` has beyond `before`, whose prompt and words have been read; None where the template writes those otherwise now."""
-        read = self._rendered(self._messages(before, after.history[len(before.history)].think)) + (before.thought or "")
+        prompt, said = self._rendered(self._messages(before, after.history[len(before.history)].think)), before.thought or ""
         whole = self._rendered(self._messages(after, think or after.thought is not None))
-        rest = whole.removeprefix(read)
-        if rest == whole or self._plain_ids(read) + self._plain_ids(rest) != self._plain_ids(whole):
+        rest = whole.removeprefix(prompt + said)
+        # what was said has been read as tokens of its own
+        if rest == whole or [i for part in (prompt, said, rest) for i in self._plain_ids(part)] != self._plain_ids(whole):
             return None
         new = pictures(after)[len(pictures(before)) :]
         if not new:
@@ -118,6 +119,10 @@ class ChatCollate:
         """Text that the brain itself has said, one row, without anything around it."""
         ids = torch.tensor([self._plain_ids(text)], dtype=torch.long).view(1, -1)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def text(self, tokens: Sequence[int]) -> str:
+        said: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return said.strip()
 
     def _rendered(self, conversation: list[Message]) -> str:
         text: str = self.processor.apply_chat_template([conversation], tokenize=False, add_generation_prompt=True)[0]

@@ -83,13 +83,13 @@ class MllamaBrain(AutoBrain):
         """None: how often a layer runs depends on how many pictures the rows have."""
         return []
 
-    def _say(self, memory: Memory, max_new_tokens: int) -> tuple[list[list[int]], Memory]:
+    def say(self, memory: Memory, max_new_tokens: int = 64) -> tuple[list[list[int]], Memory]:
         parts: Parts = memory.cache
         said: list[list[int]] = []
         memories = []
         for part, seen in zip(parts.memories, parts.seen, strict=True):
             with self._seeing(seen):
-                tokens, grown = super()._say(part, max_new_tokens)
+                tokens, grown = super().say(part, max_new_tokens)
             said, memories = said + tokens, [*memories, grown]
         said = [said[k] for k in _order(parts).tolist()]
         return said, _whole(replace(parts, inputs=_said(parts.inputs, said, self.filler), memories=tuple(memories)))

@@ -29,13 +29,13 @@ class PretrainedHand(DiffusionHand):
     """An adapter gives `width`, `factor`, `default_size`, `latent_shape` and `predict`."""
 
     pooled_width = None
-    reference_input: ReferenceInput | None = None
     factor: int  # pixels to a latent, along a side
 
     def __init__(self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int) -> None:
         super().__init__()
         self.denoiser, self.vae, self.scheduler = checkpoint.denoiser, checkpoint.vae, checkpoint.scheduler
         self.identity, self.native = checkpoint.identity, native
+        self.reference_input: ReferenceInput | None = None
         self.full, self.dtype = checkpoint.train == "full", checkpoint.dtype
         named = self.denoiser.named_parameters()
         self.trained = [parameter for name, parameter in named if self.heard(name)] if self.full else lora_of(self.denoiser)

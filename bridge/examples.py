@@ -20,10 +20,14 @@ def sources(example: Example, most: int) -> tuple[Image.Image, ...]:
 
 
 def without_text(example: Example) -> Example:
-    """The null row of the words: no prompt, thought or history; the pictures of the latest turn that has any stay to be looked at."""
-    latest = example.images or next((turn.images for turn in reversed(example.history) if turn.images), ())
-    return replace(example, prompt="", thought=None, caption=None, history=(), images=latest)
+    """The null row of the words: the pictures, and what went before, with nothing said about them now."""
+    return replace(example, prompt="", thought=None, caption=None)
 
 
 def without_pictures(example: Example) -> Example:
     return replace(example, images=(), history=tuple(replace(turn, images=()) for turn in example.history))
+
+
+def blank(example: Example) -> Example:
+    """The null row of everything: "" in the same template."""
+    return replace(without_text(example), images=(), history=())

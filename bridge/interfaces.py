@@ -117,6 +117,10 @@ class Collate(Protocol):
         """Text that the brain itself has said, one row, without anything around it."""
         ...
 
+    def text(self, tokens: Sequence[int]) -> str:
+        """What a brain has said, in words."""
+        ...
+
 
 class Brain(nn.Module):
     """A frozen multimodal LLM."""
@@ -143,9 +147,14 @@ class Brain(nn.Module):
         """
         raise NotImplementedError
 
-    def reply(self, memory: Memory, max_new_tokens: int = 64) -> tuple[list[str], Memory]:
-        """Greedy text after `memory` with the brain's own lm_head, a string per row, and the Memory that has read it (no end of turn)."""
+    def say(self, memory: Memory, max_new_tokens: int = 64) -> tuple[list[list[int]], Memory]:
+        """Greedy tokens after `memory` with the brain's own lm_head, a list per row, and the Memory that has read them (no end of turn)."""
         raise NotImplementedError
+
+    def reply(self, memory: Memory, max_new_tokens: int = 64) -> tuple[list[str], Memory]:
+        """The same as text."""
+        said, memory = self.say(memory, max_new_tokens)
+        return [self.collate.text(tokens) for tokens in said], memory
 
     def blocks(self) -> list[nn.Module]:
         """What holds most of its weights and runs in every pass, whatever is in the batch: what may be sharded. None known: []."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Nulls:
 
     def pictured(self, examples: Sequence[Example], negative_prompt: str, read: Callable[[list[Example]], Condition]) -> Condition:
         """The pictures without the words."""
-        return read([Example(negative_prompt, without_text(example).images) for example in examples])
+        return read([dataclasses.replace(without_text(example), prompt=negative_prompt) for example in examples])
 
     def _blind(self, negative_prompt: str) -> Condition:
         brain, key = self.bridge.brain, (negative_prompt, self.bridge.device)

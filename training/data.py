@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.examples import pictures, sources, without_pictures, without_text
+from metabridge.bridge.examples import blank, pictures, sources, without_pictures, without_text
 from metabridge.bridge.interfaces import Condition, Example, Hand
 from metabridge.bridge.recipe import Recipe
 from metabridge.bridge.settings import Objective
@@ -263,13 +263,13 @@ def thoughtful(example: Example, think: float, rng: random.Random) -> Example:
 def drop(example: Example, objective: Objective, u: float) -> Example:
     """Turn a row into one of its guidance rows, u uniform in [0, 1): text gone, pictures gone, or both.
 
-    A row without pictures knows one null row, "". A null row of the text has no thought and no history.
+    A row without pictures knows one null row, "". With pictures, the null row of the text keeps them and the history, and has no thought.
     """
     text, image, both = objective.drop_text, objective.drop_image, objective.drop_both
     if not pictures(example):
-        return without_text(example) if u < text + both else example
+        return blank(example) if u < text + both else example
     if u < text:
         return without_text(example)
     if u < text + image:
         return without_pictures(example)
-    return without_pictures(without_text(example)) if u < text + image + both else example
+    return blank(example) if u < text + image + both else example

@@ -113,16 +113,10 @@ class AutoBrain(Brain):
         tapped = [final if tap == -1 else F.rms_norm(outputs[layers[tap]], (self.width,)) for tap in taps]
         return torch.cat(tapped, dim=-1)
 
-    def reply(self, memory: Memory, max_new_tokens: int = 64) -> tuple[list[str], Memory]:
+    @torch.no_grad()
+    def say(self, memory: Memory, max_new_tokens: int = 64) -> tuple[list[list[int]], Memory]:
         if memory.last is None:
             raise ValueError(f"a Memory read with depth={memory.depth} has no last layer to reply from; read it again with depth=None")
-        said, memory = self._say(memory, max_new_tokens)
-        return [self.collate.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in said], memory
-
-    @torch.no_grad()
-    def _say(self, memory: Memory, max_new_tokens: int) -> tuple[list[list[int]], Memory]:
-        """The tokens that follow in each row, and the Memory that has read them."""
-        assert memory.last is not None
         mask, position, last = memory.mask, memory.position, memory.last
         self._check_length(mask.shape[1] + max_new_tokens)
         cache, ends = self.layout.growing(memory.cache), self.end_tokens.to(mask.device)
