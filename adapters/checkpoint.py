@@ -114,7 +114,7 @@ def refuse_other_channels(repo: str, checkpoint: Checkpoint, taken: int) -> None
     if taken != given:
         raise UserError(
             f"{repo}: its {type(checkpoint.denoiser).__name__} takes {taken} channels, its autoencoder gives {given}; "
-            "checkpoints for inpainting and editing by picture are not offered, give one for text to image"
+            "checkpoints that are given a picture as further channels are not offered, give one for text to image"
         )
 
 

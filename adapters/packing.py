@@ -20,7 +20,7 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     return tiles.reshape(batch, depth // 4, height, width)
 
 
-def image_ids(height: int, width: int, device: torch.device) -> Tensor:
-    """Of latents h x w: [h/2 * w/2, 3] with (0, row, column) of each token, as FLUX.1 and Chroma want them."""
+def image_ids(height: int, width: int, device: torch.device, picture: int = 0) -> Tensor:
+    """Of latents h x w: [h/2 * w/2, 3] with (picture, row, column) of each token, as FLUX.1 and Chroma want them."""
     rows, columns = torch.meshgrid(torch.arange(height // 2, device=device), torch.arange(width // 2, device=device), indexing="ij")
-    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()
+    return torch.stack([torch.full_like(rows, picture), rows, columns], dim=-1).reshape(-1, 3).float()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from metabridge.bridge.pipeline import THOUGHT, BridgePipeline, StepCallback, en
 log = logging.getLogger(__name__)
 
 
-SETTINGS = ("guidance_scale", "image_guidance_scale", "num_inference_steps", "height", "width", "negative_prompt", "preserve")
+SETTINGS = ("guidance_scale", "image_guidance_scale", "num_inference_steps", "height", "width", "negative_prompt", "preserve", "references")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Conversation:
         """`think`: write a thought before each drawing; `settings`: of drawing, for every turn (one of SETTINGS)."""
         self.pipeline, self.think, self.max_new_tokens, self.settings = pipeline, think, max_new_tokens, known(settings)
         self.turns: list[Turn] = []
-        self.tokens_read = 0  # by the brain, of prompts and pictures; not those of its own words
+        self.tokens_read = 0  # by the brain, of prompts and pictures, not of its own words; also for what failed or was taken back
         self._reads: list[Read | None] = []  # one a turn; None = not read by this object
 
     @torch.no_grad()
@@ -74,17 +74,21 @@ class Conversation:
         think: bool | None = None,
         thought: str | None = None,
         callback_on_step_end: StepCallback | None = None,
+        callback_on_thought: Callable[[str], Any] | None = None,
         **settings: Any,
     ) -> Turn:
         """The next picture. `think`, `settings`: in the place of the conversation's; `thought`: one that is given, so that none is written.
 
+        `callback_on_thought` hears the thought, if there is one, before drawing begins.
         Nothing changes if it fails or is interrupted.
         """
         (asked,) = as_examples(prompt, image, thought)
         think = (self.think if think is None else think) or thought is not None
         settings = {**self.settings, **known(settings)}
         with enough_memory():
-            read = self._read(asked, self.turns, think, write=think and thought is None)
+            read = self._read(asked, self.turns, think, self._forgotten, write=think and thought is None)
+            if callback_on_thought is not None and read.example.thought is not None:
+                callback_on_thought(read.example.thought)
             seed, drawn = self._draw(read, seed, settings, callback_on_step_end)
         turn = Turn(prompt, asked.images, think, read.example.thought, drawn, seed, settings, read.forgotten)
         self.turns.append(turn)
@@ -96,7 +100,7 @@ class Conversation:
         """The brain's own answer in words, after all that was said and drawn before."""
         (asked,) = as_examples(question, image)
         with enough_memory():
-            read = self._read(asked, self.turns, think=False, write=True)
+            read = self._read(asked, self.turns, False, self._forgotten, write=True)
         turn = Turn(question, asked.images, said=read.example.thought, forgotten=read.forgotten)
         self.turns.append(turn)
         self._reads.append(read)
@@ -110,7 +114,7 @@ class Conversation:
         last, settings = self.turns[-1], {**self.turns[-1].settings, **known(settings)}
         with enough_memory():
             asked = Example(last.prompt, last.images, thought=last.said if last.think else None)
-            read = self._reads[-1] or self._read(asked, self.turns[:-1], last.think, write=False)
+            read = self._reads[-1] or self._read(asked, self.turns[:-1], last.think, last.forgotten, write=False)
             seed, drawn = self._draw(read, seed, settings, callback_on_step_end)
         self.turns[-1] = dataclasses.replace(last, drawn=drawn, seed=seed, settings=settings)
         self._reads[-1] = read
@@ -133,26 +137,30 @@ class Conversation:
         """Go on after turns of another time; they are read when the next one comes."""
         self.turns, self._reads = list(turns), [None] * len(turns)
 
-    def _read(self, asked: Example, turns: Sequence[Turn], think: bool, write: bool) -> Read:
-        """`asked` after `turns`, and what the brain writes then."""
+    @property
+    def _forgotten(self) -> int:
+        return self.turns[-1].forgotten if self.turns else 0
+
+    def _read(self, asked: Example, turns: Sequence[Turn], think: bool, forgotten: int, write: bool) -> Read:
+        """`asked` after `turns`, so many of which are `forgotten` already, and what the brain writes then."""
         brain = self.pipeline.bridge.brain
         with self.pipeline.awake(brain):
-            example, inputs, onto, forgotten = self._fitting(asked, turns, think, self.max_new_tokens if write else 0)
+            example, inputs, onto, forgotten = self._fitting(asked, turns, think, forgotten, self.max_new_tokens if write else 0)
             memory = brain.read(inputs, onto)
             self.tokens_read += int(inputs["attention_mask"].sum())
             if not write:
                 return Read(example, memory, forgotten)
-            (said,), after = brain.reply(memory, self.max_new_tokens)
-            words = brain.collate.words(said)
-            if int(after.position - memory.position) != words["input_ids"].shape[1]:
-                # its tokens are not those of its words, as where a letter was cut: what is seen and saved is what is read
-                after = brain.read(words, memory) if said else memory
+            (said,), _ = brain.reply(memory, self.max_new_tokens)
+            # the tokens that it chose may be others than those of its words (a space at the start, a letter cut): what is seen and saved
+            # is what is read
+            after = brain.read(brain.collate.words(said), memory) if said else memory
         return Read(dataclasses.replace(example, thought=said), after, forgotten)
 
-    def _fitting(self, asked: Example, turns: Sequence[Turn], think: bool, budget: int) -> tuple[Example, Inputs, Memory | None, int]:
+    def _fitting(
+        self, asked: Example, turns: Sequence[Turn], think: bool, forgotten: int, budget: int
+    ) -> tuple[Example, Inputs, Memory | None, int]:
         """The example with as much of the history as fits, what of it is still to be read, onto what, and how many turns are forgotten."""
         bridge = self.pipeline.bridge
-        forgotten = turns[-1].forgotten if turns else 0
         while True:
             example = dataclasses.replace(asked, history=tuple(m for turn in turns[forgotten:] for m in turn.messages()))
             inputs, onto = self._beyond(example, self._reads[len(turns) - 1] if turns else None, think, forgotten)
@@ -178,7 +186,8 @@ class Conversation:
         pipeline = self.pipeline
         seed = int(torch.randint(SEEDS, ()).item()) if seed is None else seed
         given = settings_of(pipeline.bridge.hand, [read.example], **settings, callback=pipeline.reporting(callback))
-        condition = pipeline.bridge.condition_from(read.memory)
+        with pipeline.awake(pipeline.bridge.brain):
+            condition = pipeline.bridge.condition_from(read.memory)
         (image,) = pipeline.draw(condition, [read.example], 1, [torch.Generator().manual_seed(seed)], given)
         return seed, image
 

@@ -22,6 +22,10 @@ from metabridge.bridge.sizes import Size, size_like, stacked
 OUTPUT_TYPES = ("pil", "pt", "latent")
 
 
+class NotFinite(UserError):
+    """What was drawn is no picture: a fault of this drawing, not of what was asked."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to draw, with every default filled in."""
@@ -32,6 +36,7 @@ class Settings:
     image_guidance: float
     negative_prompt: str
     preserve: float
+    references: bool  # whether the hand is given the pictures, too, where it takes some; the brain sees them in any case
     output_type: str
     callback: Callable[[int, Tensor, Tensor], Any] | None  # (step, timestep, latents)
 
@@ -46,6 +51,7 @@ def settings_of(
     width: int | None = None,
     negative_prompt: str | None = None,
     preserve: float = 0.0,
+    references: bool = True,
     output_type: str = "pil",
     callback: Callable[[int, Tensor, Tensor], Any] | None = None,
 ) -> Settings:
@@ -62,12 +68,14 @@ def settings_of(
         raise UserError(f"preserve: {preserve:g} given; it is 0 (draw all anew) to 1 (keep all)")
     if preserve and not all(seen):
         raise UserError(f"preserve: {preserve:g} given, but a prompt comes without a picture to keep anything of; leave it at 0")
+    if not references and not hand.references:
+        raise UserError("references: False given, but this hand is given no source pictures in any case; leave it out")
     size = None
     if height is not None or width is not None:
         size = (height or hand.default_size[0], width or hand.default_size[1])
         hand.latent_shape(*size)  # says what it may be, if not this
     guidance = hand.default_guidance if guidance_scale is None else guidance_scale
-    return Settings(size, steps, guidance, image_guidance_scale, negative_prompt or "", preserve, output_type, callback)
+    return Settings(size, steps, guidance, image_guidance_scale, negative_prompt or "", preserve, references, output_type, callback)
 
 
 @dataclass(frozen=True)
@@ -96,13 +104,18 @@ class Drawing:
                     images[i] = image
         return images
 
+    @property
+    def _references(self) -> int:
+        """Source pictures that the hand is given, at most."""
+        return self.hand.references if self.settings.references else 0
+
     def _own_size(self, example: Example) -> Size:
         seen = pictures(example)
         return size_like(self.hand, seen[-1]) if seen and self.hand.references else self.hand.default_size
 
     def _sources(self, size: Size, rows: Sequence[int], batch_size: int) -> dict[int, Tensor]:
         """Latents [R, C, h, w] of the pictures that the hand is given, of those prompts that have some."""
-        most = max(self.hand.references, 1 if self.settings.preserve else 0)
+        most = max(self._references, 1 if self.settings.preserve else 0)
         found = {k: own for k in rows if (own := sources(self.examples[k], most))}
         every = [picture for own in found.values() for picture in own]
         device = self.condition.embeds.device
@@ -115,7 +128,7 @@ class Drawing:
         """Images of the prompts `own`, which may come more than once."""
         hand, settings = self.hand, self.settings
         index = torch.tensor(own, device=self.condition.embeds.device)
-        shown = [latents[k] for k in own if k in latents] if hand.references else []
+        shown = [latents[k] for k in own if k in latents] if self._references else []
         references = None
         if shown:
             references = shown[0].new_zeros(len(own), max(len(x) for x in shown), *shown[0].shape[1:])
@@ -143,7 +156,7 @@ class Drawing:
         pixels = self.hand.decode(latents)
         failed = ~(finite(latents) & finite(pixels))
         if self.settings.output_type == "pil" and bool(failed.any()):
-            raise UserError(f"{self.name}: drawing gave NaN or infinity; a lower guidance_scale or dtype: float32 may help")
+            raise NotFinite(f"{self.name}: drawing gave NaN or infinity; a lower guidance_scale or dtype: float32 may help")
         # one failed picture is the caller's to count: the others are as good as ever
         return finish(pixels.masked_fill(failed[:, None, None, None], torch.nan), self.settings.output_type)
 

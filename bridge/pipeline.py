@@ -63,6 +63,7 @@ class BridgePipeline:
         height: int | None = None,
         width: int | None = None,
         preserve: float = 0.0,
+        references: bool = True,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seeds: Sequence[int] | None = None,
         output_type: str = "pil",
@@ -74,6 +75,7 @@ class BridgePipeline:
         `think`: the brain first writes what should be drawn, in at most `max_new_tokens` tokens. `think_mode`: always; auto = where the
         brain says that it is needed; rewrite = the thought is read in the place of the prompt. `thought`: one that is given.
         `preserve`, 0 to 1: how much of the (last) picture stays as it is where the words change little; 1 = all of it.
+        `references`: False keeps the pictures from the hand; it has the brain's word for them alone.
         """
         examples = as_examples(prompt, image, thought)
         if think_mode not in MODES:
@@ -88,6 +90,7 @@ class BridgePipeline:
             width=width,
             negative_prompt=negative_prompt,
             preserve=preserve,
+            references=references,
             output_type=output_type,
             callback=self.reporting(callback_on_step_end),
         )
@@ -104,6 +107,14 @@ class BridgePipeline:
         with enough_memory(), self.awake(brain):
             texts, _ = brain.reply(brain.read(brain.collate(as_examples(question, image))), max_new_tokens)
         return texts[0]
+
+    @torch.no_grad()
+    def think(
+        self, prompt: str | Sequence[str], image: Pictures = None, think_mode: str = "always", max_new_tokens: int = THOUGHT
+    ) -> list[str | None]:
+        """What the brain would think of each prompt; None where `auto` finds that it needs no thought. Nothing is drawn."""
+        with enough_memory():
+            return self._prepare(as_examples(prompt, image), think_mode, max_new_tokens)[1]
 
     @torch.no_grad()
     def draw_native(
@@ -133,6 +144,17 @@ class BridgePipeline:
             with hand.untouched():
                 images = drawing.images(num_images_per_prompt, generators, self.batch_size)
         return PipelineOutput(images, [None] * len(captions), seeds)
+
+    @torch.no_grad()
+    def draw_examples(
+        self, examples: Sequence[Example], seeds: Sequence[int], callback_on_step_end: StepCallback | None = None, **settings: Any
+    ) -> list[Any]:
+        """An image of each example, whatever its task, as it stands: with the thought that it has, or none."""
+        given = settings_of(self.bridge.hand, examples, **settings, callback=self.reporting(callback_on_step_end))
+        generators, _ = as_generators(None, seeds, len(examples))
+        with enough_memory():
+            condition, _ = self._prepare(list(examples), None, 0)
+            return self.draw(condition, examples, 1, generators, given)
 
     def draw(
         self, condition: Condition, examples: Sequence[Example], each: int, generators: Sequence[torch.Generator], settings: Settings

@@ -13,7 +13,11 @@ import hand_families
 import pytest
 
 RECORD = Path(__file__).parents[1] / "adapters/status.json"
-CONTRACTS = {"test_brains.py": "brains", "test_hands.py": "hands"}  # each parametrized by the `name` of a family
+CONTRACTS = {
+    "test_brains.py": "brains",
+    "test_hands.py": "hands",
+    "test_reference_hands.py": "hands",
+}  # each parametrized by the `name` of a family
 TABLES: dict[str, dict[str, Any]] = {"brains": brain_families.FAMILIES, "hands": hand_families.FAMILIES}
 RAN = pytest.StashKey[dict[tuple[str, str], list[str]]]()  # (kind, entry) -> what was wrong, a line a test
 

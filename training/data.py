@@ -138,6 +138,23 @@ class Mixture:
                 break
         return list(plain | thoughts)[:count]
 
+    def samples(self, count: int) -> list[Example]:
+        """What sample sheets draw: `prompts`, and where rows have pictures, as many of those in the order of the sources."""
+        texts = [Example(prompt) for prompt in self.prompts(count)]
+        seen: list[Example] = []
+        for index in range(8 * count):
+            source = index % len(self.feeds)
+            if self.sources[source].task == "t2i" or len(seen) == count:
+                continue
+            try:
+                example = opened(self.feeds[source].example(index // len(self.feeds), row_seed(self.seed, 0, index, "sheet")))
+            except BadRow:
+                continue
+            if pictures(example):
+                seen.append(dataclasses.replace(example, target=None))
+        fewest = min(len(texts), max(count // 2, count - len(seen)))
+        return [*texts[:fewest], *seen[: count - fewest]]
+
     def _step(self, step: int) -> tuple[Size, Sequence[int]]:
         """The size of a step, and the row of the run that each of its places holds."""
         if self.window == 1:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from metabridge.bridge.artifact import save_bridge
 from metabridge.bridge.attention import fastest_attention
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.interfaces import Example
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.pipeline import BridgePipeline
 from metabridge.bridge.recipe import Recipe
@@ -32,7 +33,7 @@ from metabridge.training.loader import Loaded, Share, batches
 from metabridge.training.log import RunLog
 from metabridge.training.optim import learning_rate, swapped
 from metabridge.training.run_folder import Identities, bridge_steps, claimed, disk, kept, resume, roll_back
-from metabridge.training.samples import draw_sheet, save_sheet, sheet_prompts
+from metabridge.training.samples import draw_sheet, save_sheet, sheet_examples
 from metabridge.training.seeds import row_seed
 from metabridge.training.stop import Stop
 from metabridge.training.topology import Topology, join
@@ -106,7 +107,7 @@ class Run:
     cursors: Mapping[int, Mapping[str, Any]]  # where streams among the sources stand
     log: RunLog
     pipeline: BridgePipeline
-    prompts: Sequence[str]  # of the sample sheets
+    shown: Sequence[Example]  # on the sample sheets
     watch: Watch
     stop: Stop
     base: Identities
@@ -132,7 +133,7 @@ def set_up(recipe: Recipe, bridge: Bridge, out: Path, stop: Stop, accept_changes
     mixture = Mixture(recipe, bridge.hand)
     share = Share(settings.batch_size, settings.grad_accum, accelerator.process_index, processes)
     topology.place(bridge)
-    prompts = sheet_prompts(recipe, bridge, mixture)
+    shown = sheet_examples(recipe, bridge, mixture)
     learner = Learner(bridge, settings)
     watch = Watch(recipe, bridge, mixture, share, accelerator, learner, benchmark)
     base = {"brain": bridge.brain.identity, "hand": bridge.hand.identity} | ({"init": bridge.init} if bridge.init else {})
@@ -170,7 +171,7 @@ def set_up(recipe: Recipe, bridge: Bridge, out: Path, stop: Stop, accept_changes
                 cursors={},
                 log=log,
                 pipeline=pipeline,
-                prompts=prompts,
+                shown=shown,
                 watch=watch,
                 stop=stop,
                 base=base,
@@ -237,9 +238,9 @@ def sample(run: Run) -> None:
     """A sheet of the fixed prompts, drawn as the saved bridge would; left unsaved where a signal ends it."""
     learner = run.learner
     with run.log.aside(), swapped(learner.weights, learner.averaged), run.stop.side():
-        images = draw_sheet(run.pipeline, run.prompts, run.recipe.train.seed, run.topology.check(run.stop))
+        images = draw_sheet(run.pipeline, run.shown, run.recipe.train.seed, run.topology.check(run.stop))
         if run.main:
-            run.log.picture(save_sheet(images, run.pipeline, run.prompts, run.out, run.done), run.done)
+            run.log.picture(save_sheet(images, run.pipeline, run.shown, run.out, run.done), run.done)
 
 
 def due(step: int, every: int, last: bool) -> bool:

@@ -1,4 +1,4 @@
-"""FLUX.2 dev and klein: a transformer over caption and picture in whitened patches of latents, captions as three layers of an LLM."""
+"""FLUX.2 dev and klein: a transformer over caption and pictures in whitened patches of latents, captions as three layers of an LLM."""
 
 from __future__ import annotations
 
@@ -13,26 +13,35 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metabridge.adapters.checkpoint import Checkpoint, guidance_told, load_checkpoint, refuse_other_channels
-from metabridge.adapters.pretrained import Native, PretrainedHand, attended, kl_factor, latents_of, wide
+from metabridge.adapters.pretrained import Native, attended, kl_factor, latents_of, wide
 from metabridge.adapters.processors import image_only, processor_class_of
+from metabridge.adapters.reference_tokens import SeeingHand, pictures_in, references_of, sequence
 from metabridge.adapters.schedules import with_mu
 from metabridge.bridge.interfaces import Condition
 
 PATCH = 2  # of the autoencoder's latents; what is called latents here, and what is denoised, are patches
 SAMPLE_SIZE = 128  # the autoencoder's latents along a side of the official pipeline's default picture
+REFERENCES = {"Flux2Pipeline": 6, "Flux2KleinPipeline": 4}  # docs.bfl.ai; a KleinKV's attend otherwise
+TIME_STEP = 10  # from one picture of the sequence to the next
 
 
-class Flux2Hand(PretrainedHand):
+class Flux2Hand(SeeingHand):
     masked = False
 
     def __init__(
-        self, checkpoint: Checkpoint, native: Native | None, guidance_scale: float, steps: int, distilled_guidance: float | None
+        self,
+        checkpoint: Checkpoint,
+        native: Native | None,
+        guidance_scale: float,
+        steps: int,
+        distilled_guidance: float | None,
+        references: int = 0,
     ) -> None:
         super().__init__(checkpoint, native, guidance_scale, steps)
         self.width: int = self.denoiser.config.joint_attention_dim
         self.factor = PATCH * kl_factor(self.vae)
         self.default_size = (SAMPLE_SIZE // PATCH * self.factor,) * 2
-        self.distilled_guidance = distilled_guidance
+        self.distilled_guidance, self.references = distilled_guidance, references
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
@@ -54,26 +63,32 @@ class Flux2Hand(PretrainedHand):
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return self.denoiser.config.in_channels, *self.latent_size(height, width, self.factor)
 
-    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+    def predict_alike(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         (height, width), dtype = latents.shape[-2:], self.denoiser.dtype
         predicted: Tensor = self.denoiser(
-            latents.to(dtype).flatten(2).transpose(1, 2),
+            sequence(latents, condition.references, as_tokens).to(dtype),
             encoder_hidden_states=condition.embeds.to(dtype),
             timestep=timestep / 1000,
-            img_ids=places(1, height, width, 1, device=latents.device),
+            img_ids=places(pictures_in(condition), height, width, 1, device=latents.device),
             txt_ids=places(1, 1, 1, condition.embeds.shape[1], device=latents.device),
             guidance=None if self.distilled_guidance is None else latents.new_full(latents.shape[:1], self.distilled_guidance),
             return_dict=False,
         )[0]
-        return predicted.transpose(1, 2).reshape(latents.shape).to(latents.dtype)
+        return predicted[:, : height * width].transpose(1, 2).reshape(latents.shape).to(latents.dtype)
 
     def schedule(self, steps: int, shape: tuple[int, int, int], device: torch.device) -> Any:
         return with_mu(self.scheduler, steps, compute_empirical_mu(shape[1] * shape[2], steps), device)
 
 
-def places(*sizes: int, device: torch.device) -> Tensor:
+def as_tokens(latents: Tensor) -> Tensor:
+    """[B, C, h, w] -> [B, h * w, C]."""
+    return latents.flatten(2).transpose(1, 2)
+
+
+def places(pictures: int, height: int, width: int, length: int, device: torch.device) -> Tensor:
     """[tokens, 4]: of each token its (time, row, column, number in the text), the number counted fastest."""
-    return torch.cartesian_prod(*(torch.arange(size, device=device) for size in sizes))
+    time, *others = (torch.arange(size, device=device) for size in (pictures, height, width, length))
+    return torch.cartesian_prod(TIME_STEP * time, *others)
 
 
 class Flux2Native(Native):
@@ -112,12 +127,17 @@ def load(
     distilled_guidance: float | None = None,
     guidance_scale: float = 1.0,
     steps: int = 50,
+    references: int | None = None,
 ) -> Flux2Hand:
     """A Flux2Pipeline or Flux2KleinPipeline folder or hub id. `distilled_guidance`: None = 4 for dev; klein takes none, its base
-    guidance_scale 4, its distilled ones 4 steps."""
+    guidance_scale 4, its distilled ones 4 steps.
+
+    `references`: source pictures that it is given at most; None = as many as its makers advise, 6 for dev and 4 for klein. Each takes
+    as many tokens as the picture that is drawn.
+    """
     parts = ("transformer", diffusers.Flux2Transformer2DModel), ("vae", diffusers.AutoencoderKLFlux2)
     checkpoint = load_checkpoint(repo, revision, dtype, train, lora_rank, weights, *parts)
     refuse_other_channels(repo, checkpoint, checkpoint.denoiser.config.in_channels // PATCH**2)
     told = guidance_told(checkpoint, distilled_guidance, usual=4.0)
     native = Flux2Native(checkpoint, max_sequence_length) if checkpoint.has_text_encoder else None
-    return Flux2Hand(checkpoint, native, guidance_scale, steps, told)
+    return Flux2Hand(checkpoint, native, guidance_scale, steps, told, references_of(checkpoint, references, REFERENCES))

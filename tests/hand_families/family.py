@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from metabridge.adapters.pretrained import PretrainedHand
 from metabridge.bridge.interfaces import Condition
 
 HEIGHT = WIDTH = 64  # pixels that are drawn
+EDITED = (64, 96)  # of a source picture and what is drawn from it: a size at which the official pipelines leave both as they are
 LENGTH = 16  # tokens of a native prompt
 
 # (official pipeline, condition, null condition or None, noise [B, C, h, w], steps, guidance scale) -> latents as the hand's, [B, C, h, w]
 Draw = Callable[[Any, Condition, Condition | None, Tensor, int, float], Tensor]
 # (official pipeline, captions) -> what its own encode_prompt makes of them; of [""] what stands for no prompt
 Describe = Callable[[Any, Sequence[str]], Condition]
+# as Draw, of EDITED pixels and with source pictures of as many; the pipeline is the one for editing
+Edit = Callable[[Any, Condition, Condition | None, Tensor, int, float, list[Image.Image]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class Family:
     decode: Callable[[Any, Tensor], Tensor] = lambda official, latents: unscaled(official.vae, latents)  # and back
     load_options: dict[str, Any] = field(default_factory=dict)
     open: Callable[[Path], Any] | None = None  # the official pipeline of a folder, where its own from_pretrained cannot
+    references: int = 0  # source pictures that it takes by default
+    several: bool = False  # whether it takes more than one
+    edit: Edit | None = None  # of a family that takes source pictures as tokens
+    editor: Callable[[Path], Any] | None = None  # the official pipeline for editing, where it is not that for text to image
 
 
 def ones(embeds: Tensor) -> Tensor:

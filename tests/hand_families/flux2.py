@@ -11,9 +11,10 @@ import diffusers
 import tiny
 import torch
 import transformers
+from PIL import Image
 from torch import Tensor
 
-from hand_families.family import DYNAMIC, HEIGHT, WIDTH, Family, ones
+from hand_families.family import DYNAMIC, EDITED, HEIGHT, WIDTH, Family, ones
 from metabridge.adapters.hands import flux2
 from metabridge.adapters.processors import image_only, processor_class_of
 from metabridge.bridge.interfaces import Condition
@@ -99,13 +100,24 @@ def make(
     return folder
 
 
-def draw(official: Any, condition: Condition, null: Condition | None, noise: Tensor, steps: int, scale: float) -> Tensor:
+def draw(
+    official: Any,
+    condition: Condition,
+    null: Condition | None,
+    noise: Tensor,
+    steps: int,
+    scale: float,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
+    pictures: list[Image.Image] | None = None,
+) -> Tensor:
+    height, width = size
     klein = {"guidance_scale": scale, "negative_prompt_embeds": None if null is None else null.embeds}
     drawn = official(
         prompt_embeds=condition.embeds,
+        image=pictures,
         latents=noise,
-        height=HEIGHT,
-        width=WIDTH,
+        height=height,
+        width=width,
         num_inference_steps=steps,
         output_type="latent",
         **(klein if isinstance(official, diffusers.Flux2KleinPipeline) else {}),
@@ -114,6 +126,12 @@ def draw(official: Any, condition: Condition, null: Condition | None, noise: Ten
         mean, std = statistics(official)
         return (official._patchify_latents(drawn) - mean) / std
     return drawn.transpose(1, 2).reshape(noise.shape)
+
+
+def edit(
+    official: Any, condition: Condition, null: Condition | None, noise: Tensor, steps: int, scale: float, pictures: list[Image.Image]
+) -> Tensor:
+    return draw(official, condition, null, noise, steps, scale, EDITED, pictures)
 
 
 def describe(official: Any, captions: Sequence[str]) -> Condition:
@@ -148,11 +166,13 @@ COMMON = {
     "latents": (16, 8, 8),
     "multiple": 8,
     "default_size": (512, 512),
+    "several": True,
+    "edit": edit,
     "load_options": {"max_sequence_length": ROOM},
 }
 KLEIN = {"guidance_embeds": False, "pipeline": diffusers.Flux2KleinPipeline, "reader": qwen}
 FAMILIES = {
     # dev's official pipeline knows the distilled guidance alone
-    "flux2": Family(make=make, pipeline=diffusers.Flux2Pipeline, open=open_dev, guidance=(1.0,), **COMMON),
-    "flux2_klein": Family(make=partial(make, **KLEIN), pipeline=diffusers.Flux2KleinPipeline, **COMMON),
+    "flux2": Family(make=make, pipeline=diffusers.Flux2Pipeline, open=open_dev, guidance=(1.0,), references=6, **COMMON),
+    "flux2_klein": Family(make=partial(make, **KLEIN), pipeline=diffusers.Flux2KleinPipeline, references=4, **COMMON),
 }

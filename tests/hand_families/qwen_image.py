@@ -1,18 +1,23 @@
-"""Qwen-Image, in packed latents of a video autoencoder, with a Qwen2.5-VL that reads prompts."""
+"""Qwen-Image and those for editing, in packed latents of a video autoencoder, with a Qwen2.5-VL that reads prompts."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import pytest
 import tiny
 import torch
 import transformers
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+from PIL import Image
 from torch import Tensor
 
-from hand_families.family import DYNAMIC, HEIGHT, WIDTH, Family, ones
+from hand_families.family import DYNAMIC, EDITED, HEIGHT, WIDTH, Family, ones
 from metabridge.adapters.hands import qwen_image
 from metabridge.adapters.packing import pack, unpack
 from metabridge.bridge.interfaces import Condition
@@ -20,7 +25,7 @@ from metabridge.bridge.interfaces import Condition
 ROOM = 240  # tokens; the official template is some 200 of them to the tiny tokenizer
 
 
-def make(folder: Path, seed: int = 0, text_encoder: bool = True) -> Path:
+def make(folder: Path, seed: int = 0, text_encoder: bool = True, zero_cond_t: bool = False) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         transformer = diffusers.QwenImageTransformer2DModel(
@@ -31,6 +36,7 @@ def make(folder: Path, seed: int = 0, text_encoder: bool = True) -> Path:
             num_attention_heads=2,
             joint_attention_dim=32,
             axes_dims_rope=(4, 6, 6),
+            zero_cond_t=zero_cond_t,
         )
         vae = diffusers.AutoencoderKLQwenImage(
             base_dim=8,
@@ -52,6 +58,19 @@ def make(folder: Path, seed: int = 0, text_encoder: bool = True) -> Path:
     return folder
 
 
+def make_editor(folder: Path, seed: int = 0, text_encoder: bool = True, pipeline: str = "", zero_cond_t: bool = False) -> Path:
+    """With a processor named in its index, as the folders for editing have one."""
+    index = make(folder, seed, text_encoder, zero_cond_t) / "model_index.json"
+    processor = ["transformers", "Qwen2VLProcessor"] if text_encoder else [None, None]
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": pipeline, "processor": processor}))
+    return folder
+
+
+def open_editor(folder: Path, pipeline: Any) -> Any:
+    """Without the processor, which asks for torchvision."""
+    return pipeline.from_pretrained(folder, processor=None)
+
+
 def draw(official: Any, condition: Condition, null: Condition | None, noise: Tensor, steps: int, scale: float) -> Tensor:
     tokens = official(
         prompt_embeds=condition.embeds,
@@ -65,6 +84,31 @@ def draw(official: Any, condition: Condition, null: Condition | None, noise: Ten
         true_cfg_scale=scale,
         output_type="latent",
     ).images
+    return unpack(tokens, *noise.shape[-2:])
+
+
+def edit(
+    official: Any, condition: Condition, null: Condition | None, noise: Tensor, steps: int, scale: float, pictures: list[Image.Image]
+) -> Tensor:
+    """The official pipelines bring a source picture to an area of 1024 x 1024; here to the one that is drawn."""
+    height, width = EDITED
+    module = pipeline_qwenimage_edit_plus if "Plus" in type(official).__name__ else pipeline_qwenimage_edit
+    sized = module.calculate_dimensions
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "calculate_dimensions", lambda _, ratio: sized(height * width, ratio))
+        tokens = official(
+            image=pictures if "Plus" in type(official).__name__ else pictures[0],
+            prompt_embeds=condition.embeds,
+            prompt_embeds_mask=condition.mask,
+            negative_prompt_embeds=None if null is None else null.embeds,
+            negative_prompt_embeds_mask=None if null is None else null.mask,
+            latents=pack(noise),
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            true_cfg_scale=scale,
+            output_type="latent",
+        ).images
     return unpack(tokens, *noise.shape[-2:])
 
 
@@ -88,21 +132,46 @@ def decode(official: Any, latents: Tensor) -> Tensor:
     return official.vae.decode(latents[:, :, None] * std + mean).sample[:, :, 0]
 
 
+COMMON = {
+    "load": qwen_image.load,
+    "draw": draw,
+    "describe": describe,
+    "encode": encode,
+    "decode": decode,
+    "multiple": 8,
+    "default_size": (512, 512),
+    "load_options": {"max_sequence_length": ROOM},
+}
+EDITOR = {
+    "schedulers": {"dynamic": diffusers.FlowMatchEulerDiscreteScheduler(**DYNAMIC)},
+    "open": diffusers.QwenImagePipeline.from_pretrained,  # those for editing draw nothing without a picture
+    "edit": edit,
+}
 FAMILIES = {
     "qwen_image": Family(
         make=make,
-        load=qwen_image.load,
         pipeline=diffusers.QwenImagePipeline,
-        draw=draw,
-        describe=describe,
-        encode=encode,
-        decode=decode,
         schedulers={
             "dynamic": diffusers.FlowMatchEulerDiscreteScheduler(**DYNAMIC),
             "terminal": diffusers.FlowMatchEulerDiscreteScheduler(**DYNAMIC | {"max_image_seq_len": 8192, "shift_terminal": 0.02}),
         },
-        multiple=8,
-        default_size=(512, 512),
-        load_options={"max_sequence_length": ROOM},
-    )
+        **COMMON,
+    ),
+    "qwen_image_edit": Family(
+        make=partial(make_editor, pipeline="QwenImageEditPipeline"),
+        pipeline=diffusers.QwenImageEditPipeline,
+        editor=partial(open_editor, pipeline=diffusers.QwenImageEditPipeline),
+        references=1,
+        **COMMON,
+        **EDITOR,
+    ),
+    "qwen_image_edit_plus": Family(
+        make=partial(make_editor, pipeline="QwenImageEditPlusPipeline", zero_cond_t=True),  # as Qwen-Image-Edit-2511 has it
+        pipeline=diffusers.QwenImageEditPlusPipeline,
+        editor=partial(open_editor, pipeline=diffusers.QwenImageEditPlusPipeline),
+        references=3,
+        several=True,
+        **COMMON,
+        **EDITOR,
+    ),
 }
