@@ -115,6 +115,20 @@ class ChatCollate:
             batch = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         return self._append(batch, self._thought_ids([after]))
 
+    def parted(self, whole: Inputs, other: Inputs) -> tuple[Inputs, Inputs, Inputs] | None:
+        """Two rows that begin alike -> that beginning, with all pictures, and the text that each has after it; None where there is more."""
+        ids, others = whole["input_ids"][0].tolist(), other["input_ids"][0].tolist()
+        alike = next((k for k, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b), min(len(ids), len(others)))
+        kinds = next((whole[name] for name in ("mm_token_type_ids", "token_type_ids") if name in whole), None)
+        if (
+            not 0 < alike < min(len(ids), len(others))
+            or (kinds is None and len(whole) > 2)
+            or (kinds is not None and kinds[:, alike:].any())
+        ):
+            return None  # a further picture, or pictures whose tokens this brain's processor does not mark
+        rest = [{name: row[name][:, alike:] for name in ("input_ids", "attention_mask")} for row in (whole, other)]
+        return {name: x[:, :alike] if x.shape == whole["input_ids"].shape else x for name, x in whole.items()}, rest[0], rest[1]
+
     def words(self, text: str) -> Inputs:
         """Text that the brain itself has said, one row, without anything around it."""
         ids = torch.tensor([self._plain_ids(text)], dtype=torch.long).view(1, -1)

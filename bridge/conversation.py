@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from PIL import Image
 from metabridge.bridge.asked import SEEDS, Pictures, as_examples
 from metabridge.bridge.drawing import settings_of
 from metabridge.bridge.errors import UserError, unknown
+from metabridge.bridge.examples import pictures, without_text
 from metabridge.bridge.interfaces import Example, Inputs, Memory
 from metabridge.bridge.interfaces import Turn as Message
 from metabridge.bridge.pipeline import THOUGHT, BridgePipeline, StepCallback, enough_memory
@@ -55,6 +56,7 @@ class Read:
     example: Example
     memory: Memory
     forgotten: int
+    textless: Memory | None = None  # the same without the words of the last turn: the null row of guidance; None = not read
 
 
 class Conversation:
@@ -86,14 +88,12 @@ class Conversation:
         think = (self.think if think is None else think) or thought is not None
         settings = {**self.settings, **known(settings)}
         with enough_memory():
-            read = self._read(asked, self.turns, think, self._forgotten, write=think and thought is None)
+            read = self._read(asked, self.turns, think, self._forgotten, think and thought is None, settings)
             if callback_on_thought is not None and read.example.thought is not None:
                 callback_on_thought(read.example.thought)
             seed, drawn = self._draw(read, seed, settings, callback_on_step_end)
-        turn = Turn(prompt, asked.images, think, read.example.thought, drawn, seed, settings, read.forgotten)
-        self.turns.append(turn)
-        self._reads.append(read)
-        return turn
+        self._keep(Turn(prompt, asked.images, think, read.example.thought, drawn, seed, settings, read.forgotten), read)
+        return self.turns[-1]
 
     @torch.no_grad()
     def ask(self, question: str, image: Pictures = None) -> Turn:
@@ -101,10 +101,8 @@ class Conversation:
         (asked,) = as_examples(question, image)
         with enough_memory():
             read = self._read(asked, self.turns, False, self._forgotten, write=True)
-        turn = Turn(question, asked.images, said=read.example.thought, forgotten=read.forgotten)
-        self.turns.append(turn)
-        self._reads.append(read)
-        return turn
+        self._keep(Turn(question, asked.images, said=read.example.thought, forgotten=read.forgotten), read)
+        return self.turns[-1]
 
     @torch.no_grad()
     def again(self, seed: int | None = None, callback_on_step_end: StepCallback | None = None, **settings: Any) -> Turn:
@@ -114,7 +112,9 @@ class Conversation:
         last, settings = self.turns[-1], {**self.turns[-1].settings, **known(settings)}
         with enough_memory():
             asked = Example(last.prompt, last.images, thought=last.said if last.think else None)
-            read = self._reads[-1] or self._read(asked, self.turns[:-1], last.think, last.forgotten, write=False)
+            read = self._reads[-1] or self._read(asked, self.turns[:-1], last.think, last.forgotten, False, settings)
+            if settings.get("negative_prompt") != last.settings.get("negative_prompt"):
+                read = dataclasses.replace(read, textless=None)
             seed, drawn = self._draw(read, seed, settings, callback_on_step_end)
         self.turns[-1] = dataclasses.replace(last, drawn=drawn, seed=seed, settings=settings)
         self._reads[-1] = read
@@ -137,48 +137,90 @@ class Conversation:
         """Go on after turns of another time; they are read when the next one comes."""
         self.turns, self._reads = list(turns), [None] * len(turns)
 
+    def _keep(self, turn: Turn, read: Read) -> None:
+        if self._reads and (last := self._reads[-1]):
+            self._reads[-1] = dataclasses.replace(last, textless=None)  # of use to `again` alone
+        self.turns.append(turn)
+        self._reads.append(read)
+
     @property
     def _forgotten(self) -> int:
         return self.turns[-1].forgotten if self.turns else 0
 
-    def _read(self, asked: Example, turns: Sequence[Turn], think: bool, forgotten: int, write: bool) -> Read:
-        """`asked` after `turns`, so many of which are `forgotten` already, and what the brain writes then."""
+    def _read(
+        self,
+        asked: Example,
+        turns: Sequence[Turn],
+        think: bool,
+        forgotten: int,
+        write: bool,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Read:
+        """`asked` after `turns`, so many of which are `forgotten` already, and what the brain writes then.
+
+        `settings`: how it is to be drawn, if it is.
+        """
         brain = self.pipeline.bridge.brain
         with self.pipeline.awake(brain):
-            example, inputs, onto, forgotten = self._fitting(asked, turns, think, forgotten, self.max_new_tokens if write else 0)
-            memory = brain.read(inputs, onto)
-            self.tokens_read += int(inputs["attention_mask"].sum())
+            example, inputs, before, forgotten = self._fitting(asked, turns, think, forgotten, self.max_new_tokens if write else 0)
+            if settings is not None and pictures(example) and self._guided(settings):
+                memory, textless = self._with_null(example, inputs, before, settings.get("negative_prompt") or "")
+            else:
+                memory, textless = self._onto(inputs, None if before is None else before.memory), None
             if not write:
-                return Read(example, memory, forgotten)
-            (said,), _ = brain.reply(memory, self.max_new_tokens)
-            # the tokens that it chose may be others than those of its words (a space at the start, a letter cut): what is seen and saved
-            # is what is read
-            after = brain.read(brain.collate.words(said), memory) if said else memory
-        return Read(dataclasses.replace(example, thought=said), after, forgotten)
+                return Read(example, memory, forgotten, textless)
+            (tokens,), after = brain.say(memory, self.max_new_tokens)
+            said = brain.collate.text(tokens)
+            words = brain.collate.words(said)
+            if words["input_ids"][0].tolist() != tokens:
+                # they are not those of its words, as with a space at the start or a letter cut: what is seen and saved is what is read
+                after = brain.read(words, memory) if said else memory
+        return Read(dataclasses.replace(example, thought=said), after, forgotten, textless)
+
+    def _guided(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a drawing steps away from its pictures without the words."""
+        scale = settings.get("guidance_scale")
+        return (self.pipeline.bridge.hand.default_guidance if scale is None else scale) != 1.0 or bool(settings.get("preserve"))
+
+    def _with_null(self, example: Example, inputs: Inputs, before: Read | None, negative_prompt: str) -> tuple[Memory, Memory | None]:
+        """An example, and its null row without the words: the history and the pictures are read once for both."""
+        brain, null = self.pipeline.bridge.brain, dataclasses.replace(without_text(example), prompt=negative_prompt)
+        onto = None if before is None else before.memory
+        other = brain.collate([null]) if before is None else brain.collate.onward(before.example, null)
+        parts = None if other is None else brain.collate.parted(inputs, other)
+        if parts is None:
+            return self._onto(inputs, onto), None
+        alike, words, silence = parts
+        both = self._onto(alike, onto)
+        return self._onto(words, both), self._onto(silence, both)
+
+    def _onto(self, inputs: Inputs, memory: Memory | None) -> Memory:
+        self.tokens_read += int(inputs["attention_mask"].sum())
+        return self.pipeline.bridge.brain.read(inputs, memory)
 
     def _fitting(
         self, asked: Example, turns: Sequence[Turn], think: bool, forgotten: int, budget: int
-    ) -> tuple[Example, Inputs, Memory | None, int]:
-        """The example with as much of the history as fits, what of it is still to be read, onto what, and how many turns are forgotten."""
+    ) -> tuple[Example, Inputs, Read | None, int]:
+        """The example with as much of the history as fits, what of it is still to be read, after what, and how many turns are forgotten."""
         bridge = self.pipeline.bridge
         while True:
             example = dataclasses.replace(asked, history=tuple(m for turn in turns[forgotten:] for m in turn.messages()))
-            inputs, onto = self._beyond(example, self._reads[len(turns) - 1] if turns else None, think, forgotten)
-            length = inputs["input_ids"].shape[1] + (0 if onto is None else onto.mask.shape[1]) + len(bridge.queries) + budget
+            inputs, before = self._beyond(example, self._reads[len(turns) - 1] if turns else None, think, forgotten)
+            length = inputs["input_ids"].shape[1] + (0 if before is None else before.memory.mask.shape[1]) + len(bridge.queries) + budget
             if length <= bridge.brain.max_tokens or forgotten == len(turns):  # the brain itself refuses what is too long alone
-                return example, inputs, onto, forgotten
+                return example, inputs, before, forgotten
             forgotten += 1
             log.warning(
                 "the conversation has %d tokens, the brain reads %d: turn %d is forgotten", length, bridge.brain.max_tokens, forgotten
             )
 
-    def _beyond(self, example: Example, read: Read | None, think: bool, forgotten: int) -> tuple[Inputs, Memory | None]:
-        """What is to be read of an example, and the Memory that has the rest; all of it where that cannot be extended."""
+    def _beyond(self, example: Example, read: Read | None, think: bool, forgotten: int) -> tuple[Inputs, Read | None]:
+        """What is to be read of an example, and the turn that it goes on from; all of it where that cannot be read on."""
         brain = self.pipeline.bridge.brain
         if read is not None and read.forgotten == forgotten:
             inputs = brain.collate.onward(read.example, example, think=think)
             if inputs is not None and brain.extends(inputs):
-                return inputs, read.memory
+                return inputs, read
             log.info("this brain reads the conversation afresh: its template, or its pictures, cannot be read on")
         return brain.collate([example], think=think), None
 
@@ -188,7 +230,8 @@ class Conversation:
         given = settings_of(pipeline.bridge.hand, [read.example], **settings, callback=pipeline.reporting(callback))
         with pipeline.awake(pipeline.bridge.brain):
             condition = pipeline.bridge.condition_from(read.memory)
-        (image,) = pipeline.draw(condition, [read.example], 1, [torch.Generator().manual_seed(seed)], given)
+            textless = None if read.textless is None else pipeline.bridge.condition_from(read.textless)
+        (image,) = pipeline.draw(condition, [read.example], 1, [torch.Generator().manual_seed(seed)], given, textless)
         return seed, image
 
 

@@ -113,6 +113,10 @@ class Collate(Protocol):
         """What `after`, the turn after `before`, has beyond what was read of that; None where the template has changed its beginning."""
         ...
 
+    def parted(self, whole: Inputs, other: Inputs) -> tuple[Inputs, Inputs, Inputs] | None:
+        """Two rows that begin alike -> that beginning, with all pictures, and the text that each has after it; None where there is more."""
+        ...
+
     def words(self, text: str) -> Inputs:
         """Text that the brain itself has said, one row, without anything around it."""
         ...

@@ -157,15 +157,22 @@ class BridgePipeline:
             return self.draw(condition, examples, 1, generators, given)
 
     def draw(
-        self, condition: Condition, examples: Sequence[Example], each: int, generators: Sequence[torch.Generator], settings: Settings
+        self,
+        condition: Condition,
+        examples: Sequence[Example],
+        each: int,
+        generators: Sequence[torch.Generator],
+        settings: Settings,
+        textless: Condition | None = None,
     ) -> list[Any]:
-        """`each` images a row of `condition`, which is what the brain read of the examples."""
+        """`each` images a row of `condition`, which is what the brain read of the examples; `textless`: of these without their words."""
 
-        def read(textless: list[Example]) -> Condition:
-            return self._prepare(textless, None, 0)[0]
+        def read(silent: list[Example]) -> Condition:
+            return self._prepare(silent, None, 0)[0] if textless is None else textless
 
-        nulls = self.nulls.of(examples, settings.negative_prompt, settings.guidance, settings.image_guidance, read)
-        untold = self.nulls.pictured(examples, settings.negative_prompt, read) if settings.preserve else None
+        with self.awake(self.bridge.brain):
+            nulls = self.nulls.of(examples, settings.negative_prompt, settings.guidance, settings.image_guidance, read)
+            untold = self.nulls.pictured(examples, settings.negative_prompt, read) if settings.preserve else None
         drawing = Drawing(self.bridge.hand, examples, condition, nulls, settings, untold, self.name)
         with self.awake(self.bridge.hand):
             return drawing.images(each, generators, self.batch_size)
@@ -176,7 +183,7 @@ class BridgePipeline:
     @contextmanager
     def awake(self, part: nn.Module) -> Iterator[None]:
         """Under `offload`, on the bridge's device for as long as it works."""
-        if not self.offload:
+        if not self.offload or next(part.parameters()).device == self.bridge.device:
             yield
             return
         part.to(self.bridge.device)

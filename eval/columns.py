@@ -4,7 +4,8 @@
     baselines.hand_text_encoder.<part>[.<metric>].<group>        the hand under its own text encoder
     differences.<a> - <b>.<part>[.<metric>].<group>              paired, picture by picture
 
-A mode (implicit, think, rewrite) is named where a part is drawn by a bridge in several ways, a metric where a benchmark has several.
+A mode (implicit, think, rewrite, query-only) is named where a part is drawn by a bridge in several ways, a metric where a benchmark has
+several.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from metabridge.eval.benchmarks import DRAWN_BY_BRIDGE, Benchmark, Metric
 
 BASELINE = "hand_text_encoder"
-MODES = {"bridge": "implicit", "think": "think", "rewrite": "rewrite"}
+MODES = {"bridge": "implicit", "think": "think", "rewrite": "rewrite", "query-only": "query-only"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def columns(benchmark: Benchmark, rows: Mapping[str, Any]) -> list[Column]:
 
 
 def gaps(benchmark: Benchmark, rows: Mapping[str, Any]) -> list[Gap]:
-    """Thinking against not thinking, and the bridge against the hand's own text encoder, where both are drawn."""
+    """Thinking against not thinking, and what the bridge gains on the hand's own text encoder and by giving pictures to the hand."""
     there = {
         (column.part, column.row, column.metric.name): column
         for column in columns(benchmark, rows)
@@ -76,6 +77,8 @@ def gaps(benchmark: Benchmark, rows: Mapping[str, Any]) -> list[Gap]:
         last = (name,) if len(benchmark.metrics) > 1 else ()
         if row == "native":
             found.append(Gap(plain, column, ("differences", f"bridge - {BASELINE}", part, *last)))
+        elif row == "query-only":
+            found.append(Gap(plain, column, ("differences", f"{plain.mode} - {column.mode}", part, *last)))
         else:
             found.append(Gap(column, plain, ("differences", f"{column.mode} - {plain.mode}", part, *last)))
     return found

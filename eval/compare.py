@@ -89,7 +89,8 @@ def families(a: Side, b: Side) -> list[Family]:
                         *([metric.title or metric.name] if len(benchmark.metrics) > 1 else []),
                     ]
                     sides = group(xs, metric, benchmark, {}), group(ys, metric, benchmark, {})
-                    found.append(Family(": ".join(words), sides, differences(xs, ys, metric, benchmark), metric))
+                    if all(sides):  # not every metric is of every part
+                        found.append(Family(": ".join(words), sides, differences(xs, ys, metric, benchmark), metric))
     return found
 
 

@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import png
 from metabridge.eval import store
 from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK
 from metabridge.eval.plan import CHUNK, Plan, Sample, refuse_replaced
+from metabridge.eval.sources import sources
 from metabridge.eval.subjects import Drawing, Subject
 
 DRAWN = "drawn.jsonl"
@@ -48,7 +46,7 @@ def generate(
         missing += [lacking[start : start + step] for start in range(0, len(lacking), step)]
     settings = {key: value for key, value in plan.identity["generation"].items() if key in SETTINGS}
     for chunk in missing:
-        given = [[_source(data, name, sample) for name in sample.item.images] for sample in chunk]
+        given = [sources(plan.definition, sample.item, data) for sample in chunk]
         drawings = subject.draw(chunk[0].row, chunk, given, settings)
         if not (folder / DRAWN).exists():
             refuse_replaced(plan, folder)
@@ -72,16 +70,6 @@ def is_drawn(sample: Sample, record: dict[str, Any] | None, folder: Path) -> boo
         return bool(hashlib.sha256((folder / sample.file).read_bytes()).hexdigest() == record["sha256"])
     except OSError:
         return False
-
-
-def _source(data: Path | None, name: str, sample: Sample) -> Image.Image:
-    """A picture that comes with a prompt."""
-    path = (data or Path()) / name
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: the picture of {sample.item.id} cannot be read ({' '.join(str(error).split())}); mend it") from error
 
 
 def _keep(sample: Sample, drawing: Drawing, folder: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Item:
     text: str  # what is drawn, as the model is told
     want: Mapping[str, Any]  # what the scorer needs to know, plain JSON
     images: tuple[str, ...] = ()  # pictures that come with the prompt (edits): paths below the benchmark's data folder
+    turns: tuple[str, ...] = ()  # a conversation: what is said one after the other, a picture each; they are kept as one, side by side
     held_out: bool = False  # kept out of training on purpose: scored apart
 
 

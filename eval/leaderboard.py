@@ -92,7 +92,8 @@ def _labels(sides: Sequence[Side]) -> list[str]:
 def _of_variant(sides: Sequence[Side]) -> Table:
     """Published rows come after the runs of the whole benchmark, which alone they stand beside, and say their size where runs do."""
     benchmark, results = sides[0].plan.definition, [side.result for side in sides]
-    heads = [(part, metric) for part in benchmark.parts for metric in benchmark.metrics]
+    there = {(c.part, c.metric.name) for result in results for c in columns(benchmark, rows_of(result)) if get(result, c.path)}
+    heads = [(part, metric) for part in benchmark.parts for metric in benchmark.metrics if (part, metric.name) in there]
     lines = [_rows(benchmark, result, label, heads) for result, label in zip(results, _labels(sides), strict=True)]
     whole = [result for result in results if runs.is_whole(benchmark, result)]
     if whole:

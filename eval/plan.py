@@ -110,10 +110,7 @@ def make(
         raise UserError(f"--seeds official: {benchmark.name} fixes no seeds; leave it at image")
     parts = drawn_parts(benchmark, rows)
     every = benchmark.items(data)
-    if "native" in parts and any(item.images for item in every):
-        raise UserError(
-            f"--rows native: pictures come with the prompts of {benchmark.name}, and the hand's own encoder reads text alone; leave it out"
-        )
+    _refuse_rows(parts, every, benchmark.name, model["kind"])
     prompts = prompts_of(benchmark, every, limit or {})
     items = _first(every, prompts)
     identity = {
@@ -142,6 +139,21 @@ def drawn_parts(benchmark: Benchmark, rows: Sequence[str] | None) -> dict[str, l
         if row not in ROWS:
             raise UserError(f"--rows {unknown(row, ROWS, 'way to draw')}")
     return {row: usual[row] or list(benchmark.parts) for row in ROWS if row in chosen}
+
+
+def _refuse_rows(parts: Mapping[str, Any], items: Sequence[Item], name: str, kind: str) -> None:
+    """Ways to draw that cannot be, or that are no other than the prompt alone."""
+    pictures, turns = (any(getattr(item, what) for item in items) for what in ("images", "turns"))
+    if turns and kind in ("diffusers", "endpoint"):
+        raise UserError(f"{name}: some of its prompts are conversations, which only a bridge draws; give a bridge, or images:DIR")
+    if "native" in parts and (pictures or turns):
+        raise UserError(
+            f"--rows native: pictures come with the prompts of {name}, and the hand's own encoder reads text alone; leave it out"
+        )
+    if "rewrite" in parts and turns:
+        raise UserError(f"--rows rewrite: {name} has conversations, in which the prompts stay; give --rows think")
+    if "query-only" in parts and not (pictures or turns):
+        raise UserError(f"--rows query-only: no pictures come with the prompts of {name}, so that none can be left out; leave it out")
 
 
 def prompts_of(benchmark: Benchmark, items: Sequence[Item], limit: Mapping[str, int]) -> dict[str, int]:
@@ -219,7 +231,7 @@ def load(folder: Path) -> Plan:
         raise UserError(f"{path}: not a plan that this version can read ({odd}); start anew in another folder with -o")
     try:
         identity, scoring = tree["identity"], tree["scoring"]
-        items = tuple(Item(**{**item, "images": tuple(item["images"])}) for item in tree["items"])
+        items = tuple(Item(**{**item, "images": tuple(item["images"]), "turns": tuple(item.get("turns", ()))}) for item in tree["items"])
         asked = identity["benchmark"]
         name, version, sha256 = scoring.get("benchmark", asked["name"]), asked["version"], asked["data_sha256"]
     except (KeyError, TypeError) as error:
@@ -271,4 +283,8 @@ def _measured(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def data_hash(items: Sequence[Item]) -> str:
     """Of the prompts and of what their pictures must show."""
-    return hashlib.sha256(json.dumps([asdict(item) for item in items], sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    rows = [asdict(item) for item in items]
+    for row in rows:
+        if not row["turns"]:  # as it was before there were conversations
+            del row["turns"]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 BRIDGES = ("#3b7ddd", "#17a398")  # the evaluated bridge, another one beside it
-BASELINE, IMPLICIT, THINK, REWRITE = "#9aa3ad", "#8fb4ec", "#e07b39", "#7a5cc0"
+BASELINE, IMPLICIT, THINK, REWRITE, QUERY_ONLY = "#9aa3ad", "#8fb4ec", "#e07b39", "#7a5cc0", "#6b9c8a"
 MOST_UPRIGHT = 9  # groups whose names stand upright below their bars
 _INK = "#010203"  # written out as `currentColor`
 

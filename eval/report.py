@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from metabridge.eval import plot, runs, sheet, store
-from metabridge.eval.benchmarks import BADGES, ROWS, Benchmark, Metric
+from metabridge.eval.benchmarks import BADGES, ROWS, Benchmark
 from metabridge.eval.columns import Column, columns, get
 from metabridge.eval.score import Scored
 from metabridge.eval.tables import (
@@ -173,14 +173,14 @@ def _color(column: Column) -> str:
         return plot.BASELINE
     if not column.beside_others:
         return ""
-    return {"bridge": plot.IMPLICIT, "think": plot.THINK, "rewrite": plot.REWRITE}[column.row]
+    return {"bridge": plot.IMPLICIT, "think": plot.THINK, "rewrite": plot.REWRITE, "query-only": plot.QUERY_ONLY}[column.row]
 
 
 def sheets(benchmark: Benchmark, scored: Sequence[Scored], folder: Path, data: Path | None = None) -> list[tuple[str, list[Figure]]]:
     """Write `sheets/<row>-<group>.png` and hand them back for the page: a way of drawing and a part after the other."""
-    metric, sections = benchmark.metrics[0], []
+    sections, last = [], ("native", "query-only")  # what the others are measured against
     ways = dict.fromkeys((s.sample.row, benchmark.part_of(s.sample.item.group)) for s in scored)
-    for row, part in sorted(ways, key=lambda way: (way[0] == "native", list(benchmark.parts).index(way[1]), -list(ROWS).index(way[0]))):
+    for row, part in sorted(ways, key=lambda way: (way[0] in last, list(benchmark.parts).index(way[1]), -list(ROWS).index(way[0]))):
         of_row = [
             s for s in scored if s.sample.row == row and not s.sample.item.held_out and benchmark.part_of(s.sample.item.group) == part
         ]
@@ -189,18 +189,17 @@ def sheets(benchmark: Benchmark, scored: Sequence[Scored], folder: Path, data: P
         figures = []
         for group in dict.fromkeys(s.sample.item.group for s in of_row):
             tiles = [s for s in of_row if s.sample.item.group == group]
-            figures.append(_sheet(benchmark, metric, tiles, group, folder / "sheets" / f"{row}-{group}.png", folder, data))
+            figures.append(_sheet(benchmark, tiles, group, folder / "sheets" / f"{row}-{group}.png", folder, data))
         if figures:
             sections.append((": ".join(word for word in (benchmark.parts[part].title, ROWS[row]) if word), figures))
     return sections
 
 
-def _sheet(
-    benchmark: Benchmark, metric: Metric, tiles: Sequence[Scored], group: str, path: Path, folder: Path, data: Path | None
-) -> Figure:
+def _sheet(benchmark: Benchmark, tiles: Sequence[Scored], group: str, path: Path, folder: Path, data: Path | None) -> Figure:
+    metric = benchmark.metrics[0]
     good = sheet.goodness(metric)
-    shown = sheet.choose(tiles, good)
-    png = sheet.save(sheet.sheet(shown, folder, metric, data), path)
+    shown = sheet.choose(tiles, good, sheet.most(benchmark, tiles[0]))
+    png = sheet.save(sheet.sheet(shown, folder, benchmark, data), path)
     full = "right" if metric.name == "correct" else "with full marks"
     perfect = f"{sum(good(s) >= 1 for s in tiles)} of {len(tiles)} {full}, "
     said = f"{perfect}{len(shown)} shown, worst first" if sheet.is_marked(metric) else f"{len(shown)} of {len(tiles)} shown"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metabridge.eval.benchmarks import Benchmark, Metric
+from metabridge.eval.benchmarks import Benchmark, Metric, Part
 from metabridge.eval.columns import Column, columns, gaps, get
 from metabridge.eval.result import Cell, Group
 
@@ -77,10 +77,11 @@ def ways(benchmark: Benchmark, part: str, metric: Metric, results: Results) -> l
             elif result is first:
                 baselines.append((title, cells, False))
     found += baselines
-    for gap in gaps(benchmark, rows_of(first)):
+    own = [gap for gap in gaps(benchmark, rows_of(first)) if (gap.first.part, gap.first.metric) == (part, metric)]
+    for gap in own:
         native = gap.second.row == "native"
-        if (gap.first.part, gap.first.metric) == (part, metric) and (native or len(results) == 1) and (cells := get(first, gap.path)):
-            alone = sum(is_gap for _, _, is_gap in found) == 0 and len(results) == 1 and len(rows_of(first)) <= 3
+        if (native or len(results) == 1) and (cells := get(first, gap.path)):
+            alone = len(own) == 1 and len(results) == 1 and len(rows_of(first)) <= 3
             words = f"{next(iter(results))} - hand's own" if native else f"{gap.first.mode} - {gap.second.mode}"
             found.append(("difference" if alone else words, cells, True))
     return found
@@ -107,15 +108,16 @@ def part_table(benchmark: Benchmark, part: str, results: Results, bounds: bool =
 
 def other_metrics(benchmark: Benchmark, part: str, results: Results, bounds: bool = False) -> list[Table]:
     """The overall numbers by the metrics beside the headline: a row a metric. Their groups are in result.json."""
-    if len(benchmark.metrics) == 1:
-        return []
     by_metric = [(metric, ways(benchmark, part, metric, results)) for metric in benchmark.metrics]
+    by_metric = [(metric, found) for number, (metric, found) in enumerate(by_metric) if found or not number]  # not all are of every part
+    if len(by_metric) == 1:
+        return []
     heads = list(dict.fromkeys(title for _, found in by_metric for title, _, _ in found))
     rows = []
     for metric, found in by_metric[1:]:
         there = {title: _entry(cells, "overall", signed, metric, bounds) for title, cells, signed in found}
         rows.append((metric.title or metric.name, tuple(there.get(head, Entry("")) for head in heads)))
-    notes = " ".join(f"{capital(metric.title or metric.name)}: {metric.note}" for metric in benchmark.metrics[1:] if metric.note)
+    notes = " ".join(f"{capital(metric.title or metric.name)}: {metric.note}" for metric, _ in by_metric[1:] if metric.note)
     title = benchmark.parts[part].title or ("" if len(benchmark.parts) == 1 else part)
     return [Table(f"{title}: other measures" if title else "Other measures", notes, ("measure", *heads), tuple(rows))]
 
@@ -146,7 +148,8 @@ def held_out(benchmark: Benchmark, result: Mapping[str, Any], bounds: bool = Fal
             title = way_title(column, 1, "bridge")
             pairs.append((title, get(result, column.path), get(apart, column.path), column.metric))
         if thinks:
-            pairs.append(("thought", get(result, ("thoughts",)), get(apart, ("thoughts",)), Metric("thought")))
+            seen, unseen = get(result, ("thoughts",)), get(apart, ("thoughts",))
+            pairs.append(("thought", _of_part(seen, spec), _of_part(unseen, spec), Metric("thought")))
         pairs = [pair for pair in pairs if pair[1] and pair[2]]
         if not pairs:
             continue
@@ -158,6 +161,12 @@ def held_out(benchmark: Benchmark, result: Mapping[str, Any], bounds: bool = Fal
         heads = tuple(f"{title}, {split}" for title, *_ in pairs for split in ("seen", "held out"))
         tables.append(Table(f"{spec.title or part.capitalize()}: held out", spec.held_out, (spec.label, *heads), rows))
     return tables
+
+
+def _of_part(cells: Group, spec: Part) -> Group:
+    """Its groups; an overall number that is of others, too, is not its own."""
+    own = {name: cell for name, cell in cells.items() if name != "overall" and spec.holds(name)}
+    return cells if len(own) == len(cells) - 1 else own
 
 
 def facets(benchmark: Benchmark, result: Mapping[str, Any]) -> list[Table]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from metabridge.scripts.eval_run import make_plan, of_pipeline, score
 if TYPE_CHECKING:
     from metabridge.bridge.model import Bridge
     from metabridge.bridge.pipeline import BridgePipeline
-    from metabridge.eval.subjects.bridge import Drawn
     from metabridge.training.watch import Benchmark
 
 
@@ -69,24 +67,10 @@ def benchmark(recipe: Recipe, out: Path) -> Benchmark | None:
         except UserError:  # a run that was killed comes by again, not always with the same bits
             shutil.rmtree(folder, ignore_errors=True)
             planned = make_plan(of_pipeline(pipeline), folder, options, rows)
-        generate(planned, folder, BridgeSubject(Leaving(pipeline, check), {}))
+        generate(planned, folder, BridgeSubject(pipeline, {}, check))
         return dict(overall(score(planned, folder).result["scores"], "score"))
 
     return run
-
-
-@dataclass(frozen=True)
-class Leaving:
-    """A pipeline that can be left after any denoising step."""
-
-    pipeline: BridgePipeline
-    check: Callable[..., None]
-
-    def __call__(self, prompt: list[str], **settings: Any) -> Drawn:
-        return self.pipeline(prompt, callback_on_step_end=self.check, **settings)
-
-    def draw_native(self, captions: list[str], **settings: Any) -> Drawn:
-        return self.pipeline.draw_native(captions, callback_on_step_end=self.check, **settings)
 
 
 def overall(scores: Mapping[str, Any], name: str) -> Iterator[tuple[str, float]]:

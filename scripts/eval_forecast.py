@@ -49,14 +49,16 @@ def say_time(planned: Plan, subject: Subject) -> None:
     if subject.identity["kind"] not in ("bridge", "diffusers"):
         return  # pictures that lie there take no time, and those of an endpoint may cost money
     from metabridge.eval.generate import SETTINGS
+    from metabridge.eval.sources import sources
 
     seconds = 0.0
     settings = {key: value for key, value in planned.identity["generation"].items() if key in SETTINGS}
     for row in planned.rows:
         samples = [sample for sample in planned.samples() if sample.row == row]
-        if samples and not any(sample.item.images for sample in samples[:1]):
+        if samples and not (samples[0].item.images and planned.definition.data):  # files may not be there yet
             start = time.monotonic()
-            subject.draw(row, samples[:1], [[]], settings)
-            seconds += (time.monotonic() - start) * len(samples)
+            subject.draw(row, samples[:1], [sources(planned.definition, samples[0].item, None)], settings)
+            pictures = sum(max(1, len(sample.item.turns)) for sample in samples)
+            seconds += (time.monotonic() - start) * pictures / max(1, len(samples[0].item.turns))
     if seconds:
         say(f"at most about {seconds / 60:.0f} minutes of drawing, going by one picture of each way; several at once go faster")

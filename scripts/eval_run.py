@@ -133,6 +133,11 @@ def _rows(subject: Subject, benchmark: Benchmark, options: Options, rows: Sequen
                 f"--rows {','.join(chosen)}: only a bridge draws in several ways; {'leave it out' if typed else 'give --rows bridge'}"
             )
         return ["bridge"]
+    if "query-only" in chosen and not subject.drawer.bridge.hand.references:  # type: ignore[attr-defined]
+        if typed:
+            raise UserError("--rows query-only: the hand is given no source pictures in any case; leave query-only out")
+        say("the hand is given no source pictures: no row without them")
+        chosen.remove("query-only")
     native = options.baseline
     if native and "native" in chosen and subject.drawer.bridge.hand.describe([""]) is None:  # type: ignore[attr-defined]
         if typed:

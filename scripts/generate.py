@@ -1,87 +1,155 @@
-"""`metabridge generate`."""
+"""`metabridge generate`: draw prompts, or a picture of before once more."""
 
 from __future__ import annotations
 
 import errno
 import json
-import math
 import os
-from collections.abc import Sequence
-from importlib.metadata import version
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import png
-from metabridge.bridge.thinking import MODES
+from metabridge.scripts.generate_asked import Job, Options, jobs_of
+from metabridge.scripts.generate_chunks import Chunk, Settings, cut, draw, example_of, thought_over
+from metabridge.scripts.generate_record import check_same, made_with, paths, read_record, texts
+from metabridge.scripts.interrupts import heard_ctrl_c
 from metabridge.scripts.output import write_asked
 
 if TYPE_CHECKING:
     from metabridge.bridge.pipeline import BridgePipeline
 
+Tree = dict[str, Any]
 
-def generate_command(
-    bridge: str,
-    prompts: Sequence[str],
-    images: Sequence[Path],
-    think: bool,
-    think_mode: str | None,
-    count: int,
-    seed: int,
-    steps: int | None,
-    guidance: float | None,
-    quantize: str | None,
-    out: Path,
+
+def generate_command(bridge: str | None, prompts: Sequence[str], options: Options, out: Path | None) -> None:
+    with heard_ctrl_c() as check_ctrl_c:
+        if options.again is not None:
+            again_command(bridge, prompts, options, options.again, out, check_ctrl_c)
+        elif bridge is None:
+            raise UserError("BRIDGE: none given; give a run or artifact folder, a shipped name (flatland), or a hub id")
+        else:
+            draw_command(bridge, prompts, options, out or Path("out.png"), check_ctrl_c)
+
+
+def draw_command(bridge: str, prompts: Sequence[str], options: Options, out: Path, check_ctrl_c: Callable[[], None]) -> None:
+    jobs, count = jobs_of(prompts, options), options.n or 1
+    files = targets(out, len(jobs) * count)
+    people = sys.stderr if options.json else sys.stdout
+    pipeline = load(bridge, options.quantize, people)
+    pipeline.batch_size = options.batch_size or pipeline.batch_size
+    settings = drawing_settings(pipeline, options)
+    check(pipeline, jobs, settings, options.think)
+    if options.think:
+        with spinning("thinking"):
+            jobs = thought_over(pipeline, jobs, options.think_mode or "always")
+    for job in jobs:
+        if job.thought is not None and options.think:
+            print(f"thought: {job.thought}" if len(jobs) == 1 else f"thought on {job.prompt!r}: {job.thought}", file=people)
+
+    mode = {"think": options.think, "think_mode": options.think_mode or "always"}
+    asked = settings | mode | {"quantize": pipeline.bridge.brain.identity.get("quantize", "none")}
+    made, machine = made_with(pipeline)
+    done = 0
+    for chunk in cut(jobs, count, pipeline.batch_size):
+        images = drawn(pipeline, chunk, settings, check_ctrl_c, done, len(files))
+        # as they come: what is interrupted leaves whole pictures
+        for index, image in enumerate(images):
+            write(files[done + index], image, chunk, index, texts(chunk, index, settings, asked, made, machine), options.json)
+        done += len(images)
+
+
+def again_command(
+    bridge: str | None, prompts: Sequence[str], options: Options, file: Path, out: Path | None, check_ctrl_c: Callable[[], None]
 ) -> None:
-    if any(not prompt.strip() for prompt in prompts):
-        raise UserError("prompt: empty; say what to draw")
-    check_think(think, think_mode)
-    paths = targets(out, len(prompts) * count)
-    pictures = [open_picture(path) for path in images]
-    pipeline = load(bridge, quantize)
+    """A picture as it was drawn, with those that it was drawn with; it alone is written."""
+    if others := [*(["PROMPT"] if prompts else []), *options.given()]:
+        raise UserError(f"--again {file}: draws as that was drawn; leave out {', '.join(others)}")
+    record = read_record(file)
+    (target,) = targets(out or Path(f"{file.stem}-again.png"), 1)
+    brain = record.bridge["brain"]
+    pipeline = load(bridge or record.bridge["name"], brain.get("quantize", "none"), sys.stderr if options.json else sys.stdout)
+    check_same(record, pipeline.bridge)
+    image = drawn(pipeline, record.chunk, record.settings, check_ctrl_c, 0, len(record.chunk.seeds))[record.index]
+    said = texts(record.chunk, record.index, record.settings, record.asked, *made_with(pipeline))
+    write(target, image, record.chunk, record.index, said, options.json)
+
+
+def drawing_settings(pipeline: BridgePipeline, options: Options) -> Settings:
+    """In the words of the pipeline's call, with every default that is a number."""
     hand = pipeline.bridge.hand
-    settings: dict[str, Any] = {
-        "num_inference_steps": hand.default_steps if steps is None else steps,
-        "guidance_scale": hand.default_guidance if guidance is None else guidance,
-        "think": think,
-        "think_mode": think_mode or "always",
+    return {
+        "num_inference_steps": hand.default_steps if options.steps is None else options.steps,
+        "guidance_scale": hand.default_guidance if options.guidance is None else options.guidance,
+        "image_guidance_scale": 1.0 if options.image_guidance is None else options.image_guidance,
+        "negative_prompt": options.negative,
+        "height": options.height,
+        "width": options.width,
+        "preserve": options.preserve or 0.0,
     }
-    seeds = [seed + k for _ in prompts for k in range(count)]
 
-    chunks = math.ceil(len(seeds) / pipeline.batch_size)
+
+def check(pipeline: BridgePipeline, jobs: Sequence[Job], settings: Settings, think: bool) -> None:
+    """All that can be wrong with one prompt of many, before the first is drawn."""
+    from metabridge.bridge.drawing import settings_of
+    from metabridge.bridge.pipeline import THOUGHT
+
+    bridge, examples = pipeline.bridge, [example_of(job) for job in jobs]
+    settings_of(bridge.hand, examples, **settings)
+    if settings["negative_prompt"] and settings["guidance_scale"] == settings["image_guidance_scale"] == 1 and not settings["preserve"]:
+        raise UserError("--negative: has no effect at guidance 1; give --guidance, or leave it out")
+    for job, example in zip(jobs, examples, strict=True):
+        thinking = think and job.thought is None
+        try:
+            read = bridge.brain.collate([example], think=thinking)["input_ids"].shape[1]
+        except UserError as error:
+            raise UserError(f"{job.where}: {str(error).removeprefix('prompt: ')}" if job.where != "prompt" else str(error)) from error
+        length = read + len(bridge.queries) + THOUGHT * thinking
+        if length > bridge.brain.max_tokens:
+            most = bridge.brain.max_tokens
+            raise UserError(f"{job.where}: too long; {length} tokens with queries and thought, but this brain reads {most}; shorten it")
+
+
+def drawn(
+    pipeline: BridgePipeline, chunk: Chunk, settings: Settings, check_ctrl_c: Callable[[], None], before: int, total: int
+) -> list[Any]:
+    """The pictures of a chunk, after so many `before`, with a bar for each denoising: those of another size have one of their own."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("drawing", total=chunks * settings["num_inference_steps"])
-        output = pipeline(
-            list(prompts),
-            image=[pictures] * len(prompts) if pictures else None,
-            num_images_per_prompt=count,
-            seeds=seeds,
-            callback_on_step_end=lambda *_: progress.advance(bar),
-            **settings,
-        )
+    progress = Progress(
+        TextColumn("{task.description}"), *columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal
+    )
+    with progress:
+        bar = progress.add_task("reading", total=settings["num_inference_steps"], rate="")
+        done = before
 
-    for prompt, thought in zip(prompts, output.thoughts, strict=True):
-        if thought is not None:
-            print(f"thought: {thought}" if len(prompts) == 1 else f"thought on {prompt!r}: {thought}")
-    kept = {"quantize": pipeline.bridge.brain.identity.get("quantize", "none")}
-    recorded = settings | kept | {"images": [str(path) for path in images], "version": version("metabridge")}
-    pngs = []
-    for index, image in enumerate(output.images):
-        prompt, thought = prompts[index // count], output.thoughts[index // count]
-        pngs.append(png(image, texts(prompt, thought, seeds[index], bridge, recorded)))
-    write(paths, pngs)
+        def step(own: BridgePipeline, number: int, timestep: object, held: dict[str, Any]) -> None:
+            nonlocal done
+            check_ctrl_c()
+            if number == 0:
+                rows = len(held["latents"])
+                progress.reset(bar, description=f"drawing {done + 1} to {done + rows} of {total}", rate="")
+                done += rows
+            speed = progress.tasks[bar].speed
+            progress.update(bar, completed=number + 1, rate=f"{speed:.2g} steps/s" if speed else "")
+
+        return draw(pipeline, chunk, settings, step)
 
 
-def check_think(think: bool, mode: str | None) -> None:
-    if mode is not None and not think:
-        raise UserError(f"--think-mode {mode}: has no effect without --think; add --think")
-    if mode is not None and mode not in MODES:
-        raise UserError(f"--think-mode: {mode!r} given; it is one of: {', '.join(MODES)}")
+@contextmanager
+def spinning(what: str) -> Iterator[None]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
 
 
 def targets(out: Path, count: int) -> list[Path]:
@@ -101,40 +169,27 @@ def targets(out: Path, count: int) -> list[Path]:
     return [out] if count == 1 else [out.with_name(f"{out.stem}-{k}{out.suffix}") for k in range(count)]
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Read a picture to its last byte, so that a file cut short is found here."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError:
-        raise UserError(f"--image {path}: no such file; give a picture") from None
-    except UnidentifiedImageError:
-        raise UserError(f"--image {path}: not a picture that can be read; give a PNG, JPEG or WebP") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"--image {path}: damaged or unreadable ({error}); give another file") from error
-
-
-def load(bridge: str, quantize: str | None = None) -> BridgePipeline:
+def load(bridge: str, quantize: str | None = None, people: TextIO | None = None) -> BridgePipeline:
+    """`people`: where the line for a reader goes; stdout if not given."""
     from metabridge.adapters import find_bridge, load_pipeline
 
     folder = find_bridge(bridge)
-    print(f"bridge: {bridge} ({folder})")
+    print(f"bridge: {bridge} ({folder})", file=people or sys.stdout, flush=True)
     import torch
 
+    from metabridge.bridge.pipeline import enough_memory
     from metabridge.scripts.quiet import quiet
 
     quiet()
-    return load_pipeline(folder, "cuda" if torch.cuda.is_available() else "cpu", bridge, quantize)
+    with enough_memory():
+        return load_pipeline(folder, "cuda" if torch.cuda.is_available() else "cpu", bridge, quantize)
 
 
-def texts(prompt: str, thought: str | None, seed: int, bridge: str, settings: dict[str, Any]) -> dict[str, str]:
-    """How a picture came about, so that it can be drawn again."""
-    said = {} if thought is None else {"thought": thought}
-    return {"prompt": prompt, **said, "seed": str(seed), "bridge": bridge, "settings": json.dumps(settings)}
-
-
-def write(paths: Sequence[Path], pngs: Sequence[bytes]) -> None:
-    for path, data in zip(paths, pngs, strict=True):
-        write_asked("-o", path, data, make_folder=True)
-        print(path)
+def write(path: Path, image: Any, chunk: Chunk, index: int, said: dict[str, str], as_json: bool) -> None:
+    write_asked("-o", path, png(image, said), make_folder=True)
+    if not as_json:
+        print(path, flush=True)
+        return
+    job = chunk.job(index)
+    seen = {"prompt": job.prompt, "thought": job.thought, "seed": chunk.seeds[index], "images": paths(job), "bridge": said["bridge"]}
+    print(json.dumps({"path": str(path), **seen, "settings": json.loads(said["settings"])}), flush=True)

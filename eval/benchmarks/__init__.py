@@ -31,11 +31,12 @@ BADGES = {
     "unverified": "built to the official protocol, never compared with official results",
 }
 WITHIN = ("mean", "any", "ratio", "set")
-DRAWN_BY_BRIDGE = ("bridge", "think", "rewrite")
+DRAWN_BY_BRIDGE = ("bridge", "think", "rewrite", "query-only")
 ROWS = {
     "bridge": "the prompt alone",
     "think": "the brain's thought after the prompt",
     "rewrite": "the brain's thought in the prompt's place",
+    "query-only": "the prompt alone, and no picture given to the hand",
     "native": "the hand's own text encoder",
 }
 
@@ -139,7 +140,7 @@ class Benchmark:
 
     def items(self, data: Path | None) -> list[Item]:
         """Every prompt, in the benchmark's order."""
-        items: list[Item] = _module("reader", self.reader, "a list of Items").load(self.reader_options, data)
+        items: list[Item] = self.reader_module().load(self.reader_options, data)
         if not items:
             raise UserError(f"{self.name}: its reader gives no prompts; see that its files are whole")
         if not isinstance(items, list) or not all(isinstance(item, Item) for item in items):
@@ -156,6 +157,9 @@ class Benchmark:
         if wrong := next((item.group for item in items if not any(part.holds(item.group) for part in self.parts.values())), None):
             raise UserError(f"{self.name}: {unknown(wrong, known, 'group')}; its reader gives another than its file names")
         return items
+
+    def reader_module(self) -> Any:
+        return _module("reader", self.reader, "a list of Items")
 
     def scorer_module(self) -> Any:
         return _module("scorer", self.scorer, "a Scorer")

@@ -110,7 +110,7 @@ ODD = [
     (
         put("scoring", "scorer", value="rubric_parse"),
         ".scoring.scorer: rubric_parse: no such scorer; did you mean rubric? it may be one of: distribution, embedding, flatland, geneval, "
-        "ocr, questions, rise, rubric, soft_tifa",
+        "ocr, questions, rise, rubric, scene_edits, soft_tifa",
     ),
     (put("scoring", "max_tokens", value=float("nan")), ".scoring.max_tokens: nan given; it is a number"),
     (put("images", value=0), ".images: 0 given; it is 1 at least"),

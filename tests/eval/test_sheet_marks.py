@@ -46,7 +46,7 @@ def test_marks(tmp_path: Path, values: dict[str, float], metric: Metric, mark: s
     path = tmp_path / one.sample.file
     path.parent.mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(path)
-    tile = sheet._tile(one, tmp_path, metric, None)
+    tile = sheet._tile(one, tmp_path, metric)
     assert (tile.mark, tile.badge) == (mark, badge) and tile.image is not None
 
 

@@ -13,7 +13,7 @@ from metabridge.bridge.thinking import DECIDE_TEMPLATE
 from metabridge.bridge.thinking import TEMPLATE as THINK_TEMPLATE
 from metabridge.training.flatland.captions import NUMBERS, bare, captioned, counted, dress, noun, plural, two
 from metabridge.training.flatland.dialogues import dialogue
-from metabridge.training.flatland.edits import new_edit
+from metabridge.training.flatland.edits import EDITS, new_edit
 from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS
 from metabridge.training.flatland.places import describe, placed
 from metabridge.training.flatland.prompts import KINDS, draw_reasoning
@@ -23,7 +23,8 @@ from metabridge.training.flatland.world import COLORS, SHAPES, Scene, draw
 DESCRIBE = "What is in the picture?"
 AGAIN = "Say it again."
 _SINGULAR = {shape: shape for shape in SHAPES} | {plural(shape): shape for shape in SHAPES}
-_HARD = {"negation": 12, "comparison": 4}  # which of two things is meant takes longer to learn than a fact
+# Which of two things is meant takes longer to learn than a fact; so does, of what is left in a picture, which color was whose.
+_HARD = {"negation": 12, "comparison": 4, "remove": 3, "keep": 3}
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,8 @@ def edit_lesson(rng: random.Random, wanted: str = "train") -> Lesson:
         if rng.random() < 0.5:
             return Lesson(DECIDE_TEMPLATE.format(prompt=r.text), "no", (draw(r.sources[0]),))
         return asked_to_think(r.text, describe(r.target), *r.sources)
-    e = new_edit(rng, wanted=wanted, allow_held_out=True)
+    kind = rng.choices(EDITS, weights=[_HARD.get(kind, 1) for kind in EDITS])[0] if wanted == "train" else None
+    e = new_edit(rng, kind, wanted, allow_held_out=True)
     if rng.random() < 0.1:
         return Lesson(DECIDE_TEMPLATE.format(prompt=e.text), "yes", (draw(e.source),))
     return asked_to_think(e.text, describe(e.target), e.source)
