@@ -23,6 +23,8 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             print(f"metabridge: stopped; to go on: {shlex.join(['metabridge', *sys.argv[1:]])}", file=sys.stderr)
+            # Python notes one that passes through exec(), as at a library's import, and under -m would end by the signal; this clears it
+            exec("")
             sys.exit(130)
 
 
@@ -72,24 +74,80 @@ def train(
 
 @app.command()
 def generate(
-    bridge: Bridge,
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw.")],
-    images: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="A picture to look at; may be repeated.")] = None,
+    bridge: Annotated[
+        str | None, typer.Argument(metavar="BRIDGE", help="A run or artifact folder, a shipped name (flatland), or a hub id.")
+    ] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw.")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option("--image", metavar="FILE", help="A picture that goes with every prompt; may be repeated.")
+    ] = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option("--prompts", metavar="FILE", help='A prompt a line, or rows as {"prompt", "images", "thought", "seed"} (JSONL).'),
+    ] = None,
     think: Annotated[bool, typer.Option("--think", help="Let the brain put the prompt into its own words first.")] = False,
     think_mode: Annotated[
-        str | None, typer.Option("--think-mode", metavar="always|rewrite", help="The thought beside the prompt, or in its place.")
+        str | None,
+        typer.Option(
+            "--think-mode", metavar="always|auto|rewrite", help="The thought beside the prompt; where the brain needs one; in its place."
+        ),
     ] = None,
-    count: Annotated[int, typer.Option("-n", min=1, help="Images per prompt; image k has seed SEED + k.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1)] = 0,
+    thought: Annotated[str | None, typer.Option("--thought", metavar="TEXT", help="A thought of your own, for one prompt.")] = None,
+    count: Annotated[int | None, typer.Option("-n", min=1, help="Images per prompt; image k has seed SEED + k.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, max=2**63 - 1, help="0 if not given.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; the hand's default if not given.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the hand's default if not given.")] = None,
+    image_guidance: Annotated[
+        float | None, typer.Option("--image-guidance", metavar="G", help="How far to step towards the pictures; 1 if not given.")
+    ] = None,
+    negative: Annotated[str | None, typer.Option("--negative", metavar="TEXT", help="What guidance steps away from.")] = None,
+    preserve: Annotated[
+        float | None, typer.Option("--preserve", metavar="S", help="0 to 1: how much of the last picture stays where the words say little.")
+    ] = None,
+    height: Annotated[int | None, typer.Option("--height", min=1, help="Pixels; as the picture, or the hand's default.")] = None,
+    width: Annotated[int | None, typer.Option("--width", min=1, help="Pixels; as the picture, or the hand's default.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures drawn together; 16 if not given.")] = None,
     quantize: Quantize = None,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="A .png; several images are numbered.")] = Path("out.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a picture on stdout, and nothing else there.")] = False,
+    again: Annotated[
+        Path | None, typer.Option("--again", metavar="FILE.png", help="Draw it as it was drawn: needs neither BRIDGE nor PROMPT.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="OUT", help="A .png, out.png or FILE-again.png if not given; several images are numbered."),
+    ] = None,
 ) -> None:
-    """Draw prompts. The PNGs hold prompt, thought, seed, bridge and settings."""
+    """Draw prompts. Each PNG holds what it takes to draw it again."""
     from metabridge.scripts.generate import generate_command
+    from metabridge.scripts.generate_asked import Options
 
-    generate_command(bridge, prompts, images or [], think, think_mode, count, seed, steps, guidance, quantize, out)
+    options = Options(
+        tuple(images or ()), prompts_file, think, think_mode, thought, count, seed, steps, guidance, image_guidance, negative, preserve,
+        height, width, batch_size, quantize, as_json, again,
+    )  # fmt: skip
+    generate_command(bridge, prompts or [], options, out)
+
+
+@app.command()
+def chat(
+    bridge: Bridge,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where pictures and conversation go; ./chat-BRIDGE-TIME by default.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Go on with the conversation that is saved there.")] = None,
+    think: Annotated[
+        bool | None, typer.Option("--think/--no-think", help="Whether the brain writes a thought before it draws; it does if not given.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, max=2**63 - 1, help="Of every picture; a new one each if not given.")] = None,
+    show: Annotated[
+        str, typer.Option("--show", metavar="auto|kitty|sixel|iterm|blocks|none", help="How the terminal shows pictures.")
+    ] = "auto",
+    quantize: Quantize = None,
+) -> None:
+    """Draw in a conversation, in the terminal or out of a pipe: each line a prompt, or a /command."""
+    from metabridge.scripts.chat import chat_command
+
+    chat_command(bridge, out, resume, think, seed, show, quantize)
 
 
 @app.command(name="eval")
@@ -113,7 +171,9 @@ def evaluate(
     images: Annotated[int | None, typer.Option("--images", min=1, help="Images per prompt.")] = None,
     rows: Annotated[
         str | None,
-        typer.Option("--rows", metavar="ROW,...", help="Ways to draw: bridge, think, rewrite, native; the suite's if not given."),
+        typer.Option(
+            "--rows", metavar="ROW,...", help="Ways to draw: bridge, think, rewrite, query-only, native; the suite's if not given."
+        ),
     ] = None,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="Score the hand's own text encoder too.")] = True,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps; the hand's default if not given.")] = None,
@@ -205,6 +265,9 @@ def bench(
     data: Annotated[
         bool, typer.Option("--data", help="Measure how fast batches are made, beside Pillow's decoding alone; no step is run.")
     ] = False,
+    drawing: Annotated[
+        bool, typer.Option("--drawing", help="Measure the brain when drawing: several images, a thought, a later turn of a conversation.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")] = None,
 ) -> None:
     """Measure a training step beside the full-sequence route: time, memory, the same gradient."""
@@ -212,6 +275,11 @@ def bench(
         from metabridge.scripts.bench_data import bench_data_command
 
         bench_data_command(recipe, overrides or [], steps, json_file)
+        return
+    if drawing:
+        from metabridge.scripts.bench_drawing import bench_drawing_command
+
+        bench_drawing_command(recipe, overrides or [], prompt_tokens, steps, json_file)
         return
     from metabridge.scripts.bench import Options, bench_command
 

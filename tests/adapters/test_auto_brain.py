@@ -53,11 +53,11 @@ def test_template_and_thought(brain32: AutoBrain) -> None:
     assert told == asked + "a mat"  # and no end of turn
 
 
-def test_history_is_read(brain32: AutoBrain, picture: Image.Image) -> None:
+def test_history_is_read_and_what_was_drawn_stands_in_the_next_turn_of_the_user(brain32: AutoBrain, picture: Image.Image) -> None:
     turns = (Turn("user", "draw a cat"), Turn("assistant", "here", (picture,)))
     inputs = brain32.collate([Example("now blue", history=turns)])
     text = brain32.collate.tokenizer.decode(inputs["input_ids"][0])
-    assert text.index("draw a cat") < text.index("<|vision_start|>") < text.index("here") < text.index("now blue")
+    assert text.index("draw a cat") < text.index("here") < text.index("<|im_start|>user\n<|vision_start|>") < text.index("now blue")
     assert "pixel_values" in inputs
 
 

@@ -44,11 +44,11 @@ def test_dry_run_says_what_and_writes_nothing(metabridge: Command, recipe_file: 
     [
         (
             ["train", "flatlnad"],
-            "flatlnad: no such recipe; did you mean flatland? it may be one of: flatland, flatland-demo, flatland-sd, ",
+            "flatlnad: no such recipe; did you mean flatland? it may be one of: flatland, flatland-demo, flatland-edit, flatland-sd, ",
         ),
         (
             ["train", "gone.yaml"],
-            "recipe gone.yaml: no such file; give a recipe file, or a shipped name: flatland, flatland-demo, flatland-sd",
+            "recipe gone.yaml: no such file; give a recipe file, or a shipped name: flatland, flatland-demo, flatland-edit, flatland-sd",
         ),
         (["train", "tiny.yaml", "train.lrr=1"], "train.lrr: no such setting; did you mean lr? it may be one of: batch_size, "),
         (["train", "tiny.yaml", "train.lr=fast"], "train.lr: 'fast' given; it is a number"),
@@ -66,7 +66,7 @@ def test_dry_run_says_what_and_writes_nothing(metabridge: Command, recipe_file: 
         (["generate", "RUN", "a", "-o", "a.jpg"], "-o a.jpg: drawings are written as .png; give a name that ends in .png"),
         (["generate", "RUN", "a", "-o", "tiny.yaml/a.png"], "-o tiny.yaml/a.png: its folder cannot be made ("),
         (["generate", "RUN", "a", "--think-mode", "always"], "--think-mode always: has no effect without --think; add --think"),
-        (["generate", "RUN", "a", "--think", "--think-mode", "auto"], "--think-mode: 'auto' given; it is one of: always, rewrite"),
+        (["generate", "RUN", "a", "--think", "--think-mode", "no"], "--think-mode: 'no' given; it is one of: always, auto, rewrite"),
         (["generate", "RUN", "word " * 900], "prompt: too long; "),
         (["generate", "nothere", "a", "-o", "new/a.png"], "nothere: no such folder and no shipped bridge; "),
         (["generate", "RUN", "word " * 900, "-o", "new/a.png"], "prompt: too long; "),
@@ -170,8 +170,8 @@ def test_a_check_of_pictures_alone(metabridge: Command, recipe_file: Path, monke
     monkeypatch.setitem(sys.modules, "my.pictures", SimpleNamespace(load=lambda: lambda seed: Example("make it blue", (picture,), picture)))
     code, out, err = metabridge("check", recipe_file, "data=[{source: my.pictures, task: edit}]")
     assert code == 0 and not err and "conditioning: not looked at" in out and "a trial step on 4 rows" in out
-    code, _, err = metabridge("train", recipe_file, "data=[{source: my.pictures, task: edit}]", "log.sample_every=1")
-    assert code == 2 and err.startswith("metabridge: log.prompts: none given, and the data has no prompt without a picture; ")
+    code, *_ = metabridge("train", recipe_file, "data=[{source: my.pictures, task: edit}]", "log.sample_every=1", "--out", "edits")
+    assert code == 0 and list(Path("edits/samples").glob("step-*.png"))
 
 
 def test_a_warning_is_one_line(metabridge: Command, trained: Path, tmp_path: Path) -> None:
