@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,21 +57,25 @@ class Screen:
     def working(self, label: str) -> Iterator[Working]:
         """A bar that vanishes when all is done, or stopped; it has no end until `drawing` gives it one."""
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=console, transient=True, disable=not self.interactive) as progress, warnings_above():
-            yield Working(self, progress, progress.add_task(label, total=None))
+        with Progress(*columns, console=console, transient=True, disable=not self.interactive) as progress:
+            task = progress.add_task(label, total=None)
+            with warnings_above(), interruptible() as check:
+                yield Working(self, progress, task, check)
 
 
 class Working:
-    def __init__(self, screen: Screen, progress: Progress, task: TaskID) -> None:
-        self.screen, self.progress, self.task = screen, progress, task
+    def __init__(self, screen: Screen, progress: Progress, task: TaskID, check: Callable[[], None]) -> None:
+        self.screen, self.progress, self.task, self.check = screen, progress, task, check
 
     def thought(self, text: str) -> None:
+        self.check()
         self.screen.thought(text)  # above the bar
 
     def drawing(self, steps: int) -> Any:
         """The callback of a drawing of so many steps."""
 
         def step(*_: Any) -> None:
+            self.check()
             self.progress.update(self.task, description="drawing", total=steps, advance=1)
 
         return step
@@ -88,6 +93,29 @@ def warnings_above() -> Iterator[None]:
     finally:
         for one, stream in zip(handlers, before, strict=True):
             one.setStream(stream)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Python swallows a Ctrl-C that falls into a finalizer, as of garbage that is collected meanwhile; what is yielded raises it then."""
+    pressed = False
+
+    def press(*_: Any) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # else it is ignored, as in the background of a shell
+        signal.signal(signal.SIGINT, press)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def printable(text: str) -> str:

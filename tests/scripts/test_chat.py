@@ -206,6 +206,7 @@ def test_help_names_every_command(piped: Piped) -> None:
     assert code == 0 and all(any(line.startswith(f"{name} ") for line in out) for name in COMMANDS)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_leaves_no_trace_of_the_turn(chat: Chat, picture: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
     answer(chat, "a star")
     chat.waiting = [picture]
@@ -243,6 +244,23 @@ def test_saving_is_not_interrupted() -> None:
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         threading.Event().wait(5)
+
+
+class Swallows:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_a_finalizer_swallows_stops_the_next_step() -> None:
+    with Screen(False, "none").working("drawing") as working:
+        step, one = working.drawing(2), Swallows()
+        step()
+        del one
+        with pytest.raises(KeyboardInterrupt):
+            step()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_what_a_brain_says_does_not_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,8 @@ class Terminal:
         return done.stdout
 
     def start(self, command: list[str]) -> None:
-        line = f"cd {shlex.quote(str(self.folder))}; {shlex.join(command)}; echo ended with $?; sleep 1000"
+        # readline, which pytest imports, tells children of a terminal of 80 x 24
+        line = f"unset COLUMNS LINES; cd {shlex.quote(str(self.folder))}; {shlex.join(command)}; echo ended with $?; sleep 1000"
         self.tmux("new-session", "-d", "-x", "100", "-y", "50", f"sh -c {shlex.quote(line)}")
 
     def type(self, text: str) -> None:
@@ -56,7 +57,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
-    for name in ("TMUX", "TERM_PROGRAM", "NO_COLOR", "COLUMNS", "LINES"):
+    for name in ("TMUX", "TERM_PROGRAM", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("COLORTERM", "truecolor")
