@@ -225,7 +225,7 @@ def examine(model: nn.Module, reader: Reader, count: int = 200) -> dict[str, flo
 
 
 def main() -> None:
-    default = Settings(steps=22_000, batch_size=64, lr=1e-3, warmup=200, ema=0.998)
+    default = Settings(steps=20_000, batch_size=64, lr=1e-3, warmup=200, ema=0.998)
     work, out, settings = settings_from_command_line(__doc__, default)
     torch.manual_seed(settings.seed)
     # of this run, also when the lessons change later
