@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KINDS = ("brains", "hands")
-SHARED = {"brains": (), "hands": ("loras", "gradient_checkpointing", "compile")}  # options that every adapter of a kind has
+SHARED = {"brains": (), "hands": ("loras", "gradient_checkpointing", "compile", "vae_tiling")}  # options that every adapter of a kind has
 
 
 def names(kind: str) -> list[str]:

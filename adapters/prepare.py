@@ -16,11 +16,17 @@ def prepare_hand(
     loras: Sequence[Mapping[str, Any]] = (),
     gradient_checkpointing: bool = False,
     compile: bool = False,  # noqa: A002
+    vae_tiling: bool = False,
 ) -> None:
-    """`loras`: LoRA files to draw with; `gradient_checkpointing`: memory for time in training; `compile`: torch.compile the denoiser."""
+    """`loras`: LoRA files to draw with; `gradient_checkpointing`: memory for time in training; `compile`: torch.compile the denoiser.
+
+    `vae_tiling`: large pictures pass the autoencoder in tiles that overlap: less memory, and nearly the same picture.
+    """
     if not isinstance(hand, PretrainedHand):
-        raise UserError("hand.loras, hand.gradient_checkpointing, hand.compile: for hands with a denoiser of diffusers; leave them out")
-    for name, value in (("gradient_checkpointing", gradient_checkpointing), ("compile", compile)):
+        raise UserError(
+            "hand.loras, hand.gradient_checkpointing, hand.compile, hand.vae_tiling: for hands with a denoiser of diffusers; leave them out"
+        )
+    for name, value in (("gradient_checkpointing", gradient_checkpointing), ("compile", compile), ("vae_tiling", vae_tiling)):
         if not isinstance(value, bool):
             raise UserError(f"hand.{name}: {value!r} given; it is true or false")
     if files := wanted(loras):
@@ -29,3 +35,5 @@ def prepare_hand(
         hand.denoiser.enable_gradient_checkpointing()
     if compile:
         hand.denoiser.compile()
+    if vae_tiling:
+        hand.vae.enable_tiling()

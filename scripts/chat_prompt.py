@@ -12,6 +12,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.key_binding.key_processor import KeyPressEvent
+from prompt_toolkit.shortcuts import CompleteStyle
 
 PATH = "path"  # what a command's argument is completed to, if not to one of some words
 Words = Callable[[], Iterable[str]]
@@ -43,9 +44,9 @@ def session(arguments: Mapping[str, str | Words | None]) -> PromptSession[str]:
         history=history(state_folder() / "chat-history"),
         completer=Commands(arguments),
         key_bindings=keys(),
+        complete_style=CompleteStyle.READLINE_LIKE,  # what Tab completes is there before the next key is read
         complete_while_typing=False,
         prompt_continuation="  ",
-        reserve_space_for_menu=4,
     )
 
 

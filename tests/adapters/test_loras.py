@@ -208,6 +208,16 @@ def test_switches_are_true_or_false(folders: dict[str, Path]) -> None:
         plain("sana", folders["sana"], compil=True)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_tiles_are_for_large_pictures_alone(name: str, folders: dict[str, Path]) -> None:
+    """One that fits into a tile, as here Sana's, comes out as ever; one that does not, as Stable Diffusion's, is put together."""
+    bare, hand = plain(name, folders[name]), plain(name, folders[name], vae_tiling=True)
+    latents, *_ = parts(bare)
+    whole, tiled = bare.decode(latents), hand.decode(latents)
+    assert whole.shape == tiled.shape and torch.equal(whole, tiled) == (name == "sana")
+    assert hand.vae.use_tiling and not bare.vae.use_tiling
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own compiler imports it
 def test_a_compiled_hand_predicts_the_same(folders: dict[str, Path]) -> None:
     bare, hand = plain("sana", folders["sana"]), plain("sana", folders["sana"], compile=True)

@@ -307,12 +307,13 @@ def test_tab_completes_commands_words_and_paths(chat: Chat, typed: str, complete
     assert [typed[: len(typed) + one.start_position] + one.text for one in found] == completed
 
 
-def test_lines_that_are_pasted_stay_together(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_complete_a_line_and_keep_lines_together(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     with create_pipe_input() as keyboard:
         prompt = session(completions(chat))
         prompt.app.input, prompt.app.output = keyboard, DummyOutput()
-        keyboard.send_text("\x1b[200~a star\r\nand a heart\x1b[201~\ra circle\x1b\rtoo\r")
+        keyboard.send_text("/hel\t\r\x1b[200~a star\r\nand a heart\x1b[201~\ra circle\x1b\rtoo\r")
+        assert prompt.prompt() == "/help"
         assert prompt.prompt() == "a star\nand a heart"
         assert prompt.prompt() == "a circle\ntoo"
     assert next(iter(FileHistory(str(tmp_path / "metabridge" / "chat-history")).load_history_strings())) == "a circle\ntoo"
