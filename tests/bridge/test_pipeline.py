@@ -12,8 +12,9 @@ from PIL import Image
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition, Example
 from metabridge.bridge.model import Bridge
-from metabridge.bridge.pipeline import BridgePipeline
+from metabridge.bridge.pipeline import DECISION, BridgePipeline
 from metabridge.bridge.settings import Objective
+from metabridge.bridge.sizes import stacked as stacked_pictures
 
 PROMPTS = ["a red cat", "two blue dogs in the snow", "a small yellow bird"]
 
@@ -265,3 +266,84 @@ def test_bad_input(pipeline: BridgePipeline, call: dict[str, object], line: str)
     with pytest.raises(UserError, match=line) as caught:
         pipeline(**call)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_preserving_all_gives_the_source_and_preserving_some_changes_a_part(pipeline: BridgePipeline, picture: Image.Image) -> None:
+    source = pipeline.bridge.hand.encode(stacked_pictures([picture], (64, 64)))[0]
+
+    def draw(preserve: float) -> torch.Tensor:
+        return pipeline("edit it", image=picture, seeds=[3], preserve=preserve, output_type="latent").images[0]
+
+    assert torch.equal(draw(1.0), source)
+    half, anew = draw(0.97), draw(0.0)
+    kept = (half == source).all(dim=0)
+    assert 0 < kept.float().mean() < 1 and not torch.equal(anew, half)
+    for strength in (0.9, 0.99):
+        more = (draw(strength) == source).all(dim=0)
+        assert (more | ~kept).all() if strength > 0.97 else (kept | ~more).all()  # what a weaker one keeps, a stronger one keeps too
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_preserving_is_as_alone_in_a_batch(
+    pipeline: BridgePipeline, picture: Image.Image, wide_picture: Image.Image, guidance: float
+) -> None:
+    settings = {"preserve": 0.5, "guidance_scale": guidance, "output_type": "latent"}
+    both = pipeline(["mix", "edit"], image=[[picture], [wide_picture]], seeds=[1, 2], **settings).images
+    alone = pipeline("edit", image=wide_picture, seeds=[2], **settings).images[0]
+    assert (both[1] - alone).abs().max() <= 1e-5
+
+
+def test_a_brain_that_needs_no_thought_writes_none(pipeline: BridgePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto: the brain is asked about each prompt; rows with and without a thought are drawn in one call."""
+    brain = pipeline.bridge.brain
+    own = brain.reply
+
+    def reply(memory: Any, max_new_tokens: int) -> Any:
+        return (["yes", "No.", ""], memory) if max_new_tokens == DECISION else own(memory, max_new_tokens)
+
+    settings = {"seeds": [1, 2, 3], "output_type": "latent", "think": True, "max_new_tokens": 6}
+    thinking = pipeline(PROMPTS, **settings)
+    monkeypatch.setattr(brain, "reply", reply)
+    auto = pipeline(PROMPTS, think_mode="auto", **settings)
+    assert auto.thoughts == [thinking.thoughts[0], None, thinking.thoughts[2]]
+    plain = pipeline(PROMPTS[1], seeds=[2], output_type="latent").images[0]
+    for ours, theirs in zip(auto.images, (thinking.images[0], plain, thinking.images[2]), strict=True):
+        assert (ours - theirs).abs().max() <= 1e-5
+
+
+def test_a_thought_that_is_given_is_read_and_none_is_written(pipeline: BridgePipeline) -> None:
+    bridge = pipeline.bridge
+    output = pipeline(["a cat", "a bird"], thought=["a dog", None], think=True, max_new_tokens=4, seeds=[1, 2], output_type="latent")
+    assert output.thoughts[0] == "a dog" and output.thoughts[1] not in (None, "a dog")
+    with torch.no_grad():
+        condition, null = (bridge.condition(bridge.brain.collate([e])) for e in (Example("a cat", thought="a dog"), Example("")))
+    expected = bridge.hand.draw(condition, [null], (4, 16, 16), 3, [bridge.hand.default_guidance], generators([1]))
+    assert (output.images[0] - expected[0]).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        ({"prompt": "a", "preserve": 0.5}, "preserve: 0.5 given, but a prompt comes without a picture to keep anything of; leave it at 0"),
+        ({"prompt": "a", "preserve": 2}, "preserve: 2 given; it is 0 "),
+        ({"prompt": "a", "image": "a.png"}, "image: str given; give a PIL image, as Image.open"),
+        ({"prompt": "a", "image": Image.new("RGB", (0, 5))}, "image: 0x5 pixels given; a picture has one pixel at least"),
+        ({"prompt": "a", "image": Image.new("L", (10_000, 2))}, "image: 10000x2 pixels given; 8192 a side at most, scale it down first"),
+        ({"prompt": ["a", "b"], "thought": "c"}, "thought: 1 given for 2 prompts; give one for each prompt"),
+        ({"prompt": "a", "references": False}, "references: False given, but this hand is given no source pictures in any case"),
+    ],
+)
+def test_odd_pictures_and_settings(pipeline: BridgePipeline, call: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        pipeline(**call)
+    assert str(caught.value).startswith(line)
+
+
+def test_memory_that_runs_out_is_one_line(pipeline: BridgePipeline) -> None:
+    """A real allocation that fails."""
+
+    def callback(*_: Any) -> None:
+        torch.empty(2**60)
+
+    with pytest.raises(UserError, match=r"^out of memory \(.*\); draw fewer images at once \(batch_size\), smaller ones \(height, width\)"):
+        pipeline("a cat", seeds=[1], callback_on_step_end=callback)
