@@ -92,11 +92,12 @@ class Chat:
         self.kept(draft, self.branch.files[:-1])
 
     def drawn(self, turn: Turn, draft: Conversation, files: list[Path | None]) -> None:
-        assert turn.drawn is not None and turn.seed is not None
+        assert turn.drawn is not None
+        data = png(turn.drawn, self.texts(turn, len(files)))
         # what was drawn is never overwritten, not by /again, nor after /undo
         path = unused(self.branch.folder, f"turn-{len(files):02}", ".png")
         with uninterrupted():
-            written = self.attempt(lambda: write_asked("-o", path, png(turn.drawn, self.texts(turn, len(files))), make_folder=True))
+            written = self.attempt(lambda: write_asked("-o", path, data, make_folder=True))
             files[-1] = path if written else None
             self.kept(draft, files)
             self.screen.picture(turn.drawn, files[-1])

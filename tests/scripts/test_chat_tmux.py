@@ -16,7 +16,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed: no terminal to type into")]
 
-LONG = 300.0
+LONG = 120.0
 
 
 class Terminal:
@@ -30,11 +30,12 @@ class Terminal:
         return done.stdout
 
     def start(self, command: list[str]) -> None:
-        # readline, which pytest imports, tells children of a terminal of 80 x 24
-        line = f"unset COLUMNS LINES; cd {shlex.quote(str(self.folder))}; {shlex.join(command)}; echo ended with $?; sleep 1000"
+        # readline, which pytest imports, tells children of a terminal of 80 x 24; Ctrl-C reaches the shell, too
+        line = f"unset COLUMNS LINES; trap : INT; cd {shlex.quote(str(self.folder))}; {shlex.join(command)}; echo ended with $?; sleep 1000"
         self.tmux("new-session", "-d", "-x", "100", "-y", "50", f"sh -c {shlex.quote(line)}")
 
     def type(self, text: str) -> None:
+        self.line()
         self.tmux("send-keys", "-l", text)
         self.tmux("send-keys", "Enter")
 
@@ -43,6 +44,13 @@ class Terminal:
 
     def screen(self) -> list[str]:
         return self.tmux("capture-pane", "-p", "-S", "-1000").rstrip().splitlines()
+
+    def line(self) -> None:
+        """Until a line is asked for: between two of them the keys are the terminal's own."""
+        end = time.monotonic() + LONG
+        while not (screen := self.screen()) or screen[-1].rstrip() != ">":
+            assert time.monotonic() < end, screen
+            time.sleep(0.1)
 
     def wait(self, text: str, count: int = 1) -> list[str]:
         """Until so many lines of the screen hold `text`."""
@@ -101,14 +109,18 @@ def test_a_chat_in_a_terminal(terminal: Terminal) -> None:
     terminal.wait("/hsitory: no such command; did you mean /history? it may be one of:")
     terminal.type("/save copy")
     terminal.wait("saved: copy")
+    terminal.line()
     terminal.key("/he", "Tab", "Enter")  # completed
     terminal.wait("Ctrl-D")
 
+    terminal.line()
     terminal.key("no", "C-c")  # the line is cleared, once without a word
     terminal.wait("> no")
+    terminal.line()
     assert not any("to leave" in line for line in terminal.screen())
     terminal.key("C-c")
     terminal.wait("to leave: /quit or Ctrl-D")
+    terminal.line()
     terminal.key("C-d")
     screen = terminal.wait("ended with 0")
     assert "to go on: metabridge chat flatland --resume d" in screen and not any("Traceback" in line for line in screen)
