@@ -34,6 +34,7 @@ from metabridge.training.flatland.lessons import (
     picture_lesson,
     second_turn,
     text_lesson,
+    two_picture_lesson,
 )
 from metabridge.training.flatland.places import describe
 from metabridge.training.flatland.prompts import KINDS, reasoning_prompts
@@ -215,7 +216,7 @@ def examine(model: nn.Module, reader: Reader, count: int = 200) -> dict[str, flo
         "positions": share([x for x in questions if x.question.startswith("Where")]),
         "decisions": share([decide_lesson(random.Random(8 * 10**9 + k)) for k in range(count)]),
         "second_turns": share([second_turn(random.Random(4 * 10**9 + k)) for k in range(count)]),
-        "two_pictures": share([LESSONS["two_pictures"](random.Random(3 * 10**9 + k)) for k in range(count)]),
+        "two_pictures": share([two_picture_lesson(random.Random(3 * 10**9 + k)) for k in range(count)]),
         "edits": share(edits),
         "compositions": share(compositions),
         "dialogues": share([dialogue_lesson(random.Random(7 * 10**9 + k), "eval") for k in range(count)]),

@@ -35,6 +35,7 @@ def test_an_unknown_format_is_one_line(metabridge: Command, trained: Path) -> No
 def test_an_evaluation_keeps_to_its_format(metabridge: Command, trained: Path, tmp_path: Path) -> None:
     assert metabridge("eval", "plan", trained, *SMALL, "--quantize", "nf4", "-o", "e")[0] == 0
     assert json.loads((tmp_path / "e/plan.json").read_text())["identity"]["model"]["brain"]["quantize"] == "nf4"
+    assert metabridge("eval", "generate", "e")[0] == 0  # a plan that nothing was drawn of may be replaced
     code, _, err = metabridge("eval", trained, *SMALL, "-o", "e")
     assert code == 2 and "e holds another evaluation: its brain.quantize is nf4, asked for is none; give another folder with -o" in err
     code, _, err = metabridge("eval", "generate", "e", "--quantize", "nf4")

@@ -132,9 +132,7 @@ def picture_lesson(rng: random.Random) -> Lesson:
 
 
 def two_picture_lesson(rng: random.Random) -> Lesson:
-    """A lesson on two pictures: one made out of both, the caption of one of them, or whether color or shape agree."""
-    if rng.random() < 0.6:
-        return compose_lesson(rng)
+    """A lesson on two pictures: the caption of one of them, or whether color or shape agree."""
     scenes = [captioned(rng, rng.choice(("colors", "colors", "counting")), allow_held_out=True).scene for _ in range(2)]
     pictures = tuple(draw(s) for s in scenes)
     way = rng.random()
@@ -202,7 +200,7 @@ def dialogue_lesson(rng: random.Random, wanted: str = "train") -> Lesson:
 LESSONS: dict[str, Callable[[random.Random], Lesson]] = {
     "text": text_lesson,
     "picture": picture_lesson,
-    "two_pictures": two_picture_lesson,
+    "two_pictures": lambda rng: compose_lesson(rng) if rng.random() < 0.6 else two_picture_lesson(rng),
     "edit": edit_lesson,
     "dialogue": dialogue_lesson,
 }
