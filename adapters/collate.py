@@ -74,7 +74,6 @@ class ChatCollate:
         }
 
     def _messages(self, example: Example, think: bool) -> list[Message]:
-        text = self.think_template.replace("{prompt}", example.prompt) if think else example.prompt
         messages: list[Message] = []
         drawn: tuple[Image.Image, ...] = ()
         for turn in example.history:
@@ -82,10 +81,12 @@ class ChatCollate:
                 messages.append(self._message("assistant", turn.text, ()))
                 drawn += turn.images  # a chat model has seen pictures in the turns of users alone
                 continue
-            asked = self.think_template.replace("{prompt}", turn.text) if turn.think else turn.text
-            messages.append(self._message("user", asked, drawn + turn.images))
+            messages.append(self._message("user", self._asked(turn.text, turn.think), drawn + turn.images))
             drawn = ()
-        return [*messages, self._message("user", text, drawn + example.images)]
+        return [*messages, self._message("user", self._asked(example.prompt, think), drawn + example.images)]
+
+    def _asked(self, text: str, think: bool) -> str:
+        return self.think_template.replace("{prompt}", text) if think else text
 
     def _message(self, role: str, text: str, images: Sequence[Image.Image]) -> Message:
         for token in self.special_tokens:

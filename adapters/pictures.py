@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import math
 
-import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.pixels import eight_bits, on_white
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def plain(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     What is transparent shows white, what is very thin gets white borders, what is tiny is enlarged.
     """
     try:
-        return _bordered(_on_white(_fitted(_eight_bits(_upright(image)), max_pixels)))
+        return _bordered(on_white(_fitted(eight_bits(_upright(image)), max_pixels)))
     except (OSError, SyntaxError, ValueError) as error:
         line = " ".join(str(error).split())
         raise UserError(
@@ -46,22 +46,9 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if turned else image
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """RGB, or RGBA where something may be transparent."""
-    if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits of grey, which Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
-
-
 def _fitted(image: Image.Image, max_pixels: int) -> Image.Image:
     size = fitted_size(*image.size, max_pixels)
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _bordered(image: Image.Image) -> Image.Image:

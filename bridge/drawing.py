@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.examples import pictures, sources
@@ -128,13 +129,9 @@ class Drawing:
         """Images of the prompts `own`, which may come more than once."""
         hand, settings = self.hand, self.settings
         index = torch.tensor(own, device=self.condition.embeds.device)
-        shown = [latents[k] for k in own if k in latents] if self._references else []
         references = None
-        if shown:
-            references = shown[0].new_zeros(len(own), max(len(x) for x in shown), *shown[0].shape[1:])
-            for row, k in enumerate(own):
-                if k in latents:
-                    references[row, : len(latents[k])] = latents[k]
+        if self._references and (shown := next((latents[k] for k in own if k in latents), None)) is not None:
+            references = pad_sequence([latents.get(k, shown[:0]) for k in own], batch_first=True)
 
         def seeing(condition: Condition, pictured: bool = True) -> Condition:
             return dataclasses.replace(condition.rows(index), references=references if pictured else None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from metabridge.bridge.connector import Connector
 from metabridge.bridge.errors import UserError
@@ -98,11 +99,7 @@ class Bridge(nn.Module):
 
     def references(self, pixels: Tensor, counts: Sequence[int]) -> Tensor:
         """Source pictures [S, 3, H, W] in [-1, 1], `counts` of them a row -> [B, R, C, h, w], zeros where a row has fewer than R."""
-        latents = self.hand.encode(pixels)
-        references = latents.new_zeros(len(counts), max(counts), *latents.shape[1:])
-        for row, own in enumerate(torch.split(latents, list(counts))):
-            references[row, : len(own)] = own
-        return references
+        return pad_sequence(list(torch.split(self.hand.encode(pixels), list(counts))), batch_first=True)
 
     def latents(self, batch: Batch) -> Tensor:
         """What the hand should draw, [B, C, h, w]."""

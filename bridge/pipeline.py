@@ -172,7 +172,9 @@ class BridgePipeline:
 
         with self.awake(self.bridge.brain):
             nulls = self.nulls.of(examples, settings.negative_prompt, settings.guidance, settings.image_guidance, read)
-            untold = self.nulls.pictured(examples, settings.negative_prompt, read) if settings.preserve else None
+            untold = None
+            if settings.preserve:
+                untold = nulls[-1].condition if nulls else self.nulls.pictured(examples, settings.negative_prompt, read)
         drawing = Drawing(self.bridge.hand, examples, condition, nulls, settings, untold, self.name)
         with self.awake(self.bridge.hand):
             return drawing.images(each, generators, self.batch_size)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Hand
+from metabridge.bridge.pixels import eight_bits, on_white
 
 Size = tuple[int, int]  # height, width
 STEP = 8  # pixels between the sizes that are tried; what a hand accepts is coarser
@@ -53,15 +54,5 @@ def cover(picture: Image.Image, height: int, width: int) -> Image.Image:
 def stacked(pictures: Sequence[Image.Image], size: Size) -> Tensor:
     """Pictures of any mode and size -> [S, 3, H, W] in [-1, 1], all of one size."""
     height, width = size
-    arrays = [np.asarray(cover(on_white(picture), height, width)) for picture in pictures]
+    arrays = [np.asarray(cover(on_white(eight_bits(picture)), height, width)) for picture in pictures]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
-def on_white(picture: Image.Image) -> Image.Image:
-    """RGB, what is transparent lying on white."""
-    if picture.mode == "RGB":
-        return picture
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    opaque = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")

@@ -113,25 +113,25 @@ def ways(bridge: Bridge, prompt_tokens: int) -> dict[str, tuple[Way, Way]]:
     prompt = words(brain, prompt_tokens, (picture,))
     drawing: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": GUIDANCE}
 
-    def pipeline() -> BridgePipeline:
-        """One that has drawn before: a null prompt is read once in its life."""
-        return BridgePipeline(bridge)
-
     def images() -> Callable[[], Any]:
-        pipe = pipeline()
+        pipe = BridgePipeline(bridge)
         return lambda: pipe(prompt, image=picture, num_images_per_prompt=IMAGES, seeds=list(range(IMAGES)), **drawing)
 
     def think() -> Callable[[], Any]:
-        pipe = pipeline()
+        pipe = BridgePipeline(bridge)
         return lambda: pipe(prompt, image=picture, think=True, max_new_tokens=THOUGHT, seeds=[0], **drawing)
 
     turns = [(words(brain, 32, ()), [picture] * 4) for _ in range(TURNS)]
 
-    def turn() -> Callable[[], Any]:
-        talk = Conversation(pipeline(), think=False, **drawing)
+    def talked() -> Conversation:
+        """All turns but the last."""
+        talk = Conversation(BridgePipeline(bridge), think=False, **drawing)
         for text, pictures in turns[:-1]:
             talk.draw(text, pictures, seed=0)
-        text, pictures = turns[-1]
+        return talk
+
+    def turn() -> Callable[[], Any]:
+        talk, (text, pictures) = talked(), turns[-1]
         return lambda: talk.draw(text, pictures, seed=0)
 
     def afresh(example: Example, think: bool = False) -> Memory:
@@ -151,10 +151,7 @@ def ways(bridge: Bridge, prompt_tokens: int) -> dict[str, tuple[Way, Way]]:
         afresh(Example("", (picture,)))
 
     def turn_usual() -> Callable[[], Any]:
-        talk = Conversation(pipeline(), think=False, **drawing)
-        for text, pictures in turns[:-1]:
-            talk.draw(text, pictures, seed=0)
-        history = tuple(message for turn in talk.turns for message in turn.messages())
+        history = tuple(message for turn in talked().turns for message in turn.messages())
         whole = Example(turns[-1][0], tuple(turns[-1][1]), history=history)
 
         def run() -> None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.pixels import eight_bits, on_white
 from metabridge.eval import store
 from metabridge.eval.benchmarks import Benchmark
 from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK, Item
@@ -116,23 +116,11 @@ def decoded(data: bytes) -> Image.Image:
         raise Unreadable("0 bytes")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return _on_white(_eight_bits(ImageOps.exif_transpose(image)))
+            return on_white(eight_bits(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError as error:  # whose text names an address in memory
         raise Unreadable(f"no picture in its {len(data)} bytes") from error
     except _UNREADABLE as error:
         raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from error
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits of grey, which convert() would clip at 255
-        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 Layout = tuple[Found | None, list[str]]  # and what was looked for

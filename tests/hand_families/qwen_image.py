@@ -71,18 +71,29 @@ def open_editor(folder: Path, pipeline: Any) -> Any:
     return pipeline.from_pretrained(folder, processor=None)
 
 
-def draw(official: Any, condition: Condition, null: Condition | None, noise: Tensor, steps: int, scale: float) -> Tensor:
+def draw(
+    official: Any,
+    condition: Condition,
+    null: Condition | None,
+    noise: Tensor,
+    steps: int,
+    scale: float,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
+    **options: Any,
+) -> Tensor:
+    height, width = size
     tokens = official(
         prompt_embeds=condition.embeds,
         prompt_embeds_mask=condition.mask,
         negative_prompt_embeds=None if null is None else null.embeds,
         negative_prompt_embeds_mask=None if null is None else null.mask,
         latents=pack(noise),
-        height=HEIGHT,
-        width=WIDTH,
+        height=height,
+        width=width,
         num_inference_steps=steps,
         true_cfg_scale=scale,
         output_type="latent",
+        **options,
     ).images
     return unpack(tokens, *noise.shape[-2:])
 
@@ -92,24 +103,12 @@ def edit(
 ) -> Tensor:
     """The official pipelines bring a source picture to an area of 1024 x 1024; here to the one that is drawn."""
     height, width = EDITED
-    module = pipeline_qwenimage_edit_plus if "Plus" in type(official).__name__ else pipeline_qwenimage_edit
+    plus = "Plus" in type(official).__name__
+    module = pipeline_qwenimage_edit_plus if plus else pipeline_qwenimage_edit
     sized = module.calculate_dimensions
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "calculate_dimensions", lambda _, ratio: sized(height * width, ratio))
-        tokens = official(
-            image=pictures if "Plus" in type(official).__name__ else pictures[0],
-            prompt_embeds=condition.embeds,
-            prompt_embeds_mask=condition.mask,
-            negative_prompt_embeds=None if null is None else null.embeds,
-            negative_prompt_embeds_mask=None if null is None else null.mask,
-            latents=pack(noise),
-            height=height,
-            width=width,
-            num_inference_steps=steps,
-            true_cfg_scale=scale,
-            output_type="latent",
-        ).images
-    return unpack(tokens, *noise.shape[-2:])
+        return draw(official, condition, null, noise, steps, scale, EDITED, image=pictures if plus else pictures[0])
 
 
 def describe(official: Any, captions: Sequence[str]) -> Condition:

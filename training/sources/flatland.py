@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.interfaces import Example
 from metabridge.training.feeds import Make
 from metabridge.training.flatland.picture_rows import PICTURE_ROWS
 from metabridge.training.flatland.rows import row
-
-
-class Rows:
-    """Rows by seed; a class, so that workers can be sent it."""
-
-    def __init__(self, make: Callable[[int], Example]) -> None:
-        self.make = make
-
-    def __call__(self, seed: int) -> Example:
-        return self.make(seed)
 
 
 def load(think: float, task: str, reworded: float = 0.0, placed: float = 0.0) -> Make:
@@ -32,5 +20,5 @@ def load(think: float, task: str, reworded: float = 0.0, placed: float = 0.0) ->
         if value and task != "t2i":
             raise UserError(f"data flatland.{name}: {value} given, but it has an effect with task: t2i alone; leave it out")
     if task == "t2i":
-        return Rows(partial(row, think=think, reworded=reworded, placed=placed))
-    return Rows(partial(PICTURE_ROWS[task], think=think))
+        return partial(row, think=think, reworded=reworded, placed=placed)
+    return partial(PICTURE_ROWS[task], think=think)
