@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,6 +52,10 @@ class ReferenceInput(nn.Module):
             self.shown = None
 
     def _add(self, first: nn.Module, args: Any, output: Tensor) -> Tensor:
-        if self.shown is None:
-            return output
-        return output + self.projection(self.shown.to(self.projection.weight.dtype)).to(output.dtype)
+        shown, weight = self.shown, self.projection.weight
+        if shown is None:
+            if not (torch.is_grad_enabled() and weight.requires_grad):
+                return output
+            # of several processes, one whose rows have no picture has a gradient (of zeros) to give as well
+            shown = args[0].new_zeros(len(args[0]), weight.shape[1], *args[0].shape[2:])
+        return output + self.projection(shown.to(weight.dtype)).to(output.dtype)

@@ -120,6 +120,14 @@ def test_the_latents_of_the_source_are_the_hands_own(bridges: dict[str, tuple[Br
     assert torch.equal(found[1], bridge.hand.encode(pixels))
 
 
+def test_a_batch_without_pictures_has_a_gradient_to_share_with_other_processes(bridges: dict[str, tuple[Bridge, Bridge]]) -> None:
+    bridge = copy.deepcopy(bridges["sana"][1])
+    bridge(Batch(bridge.brain.collate([Example("a cat")]), torch.zeros(1, 3, 64, 64), (1,))).sum().backward()
+    assert bridge.hand.reference_input is not None
+    gradient = bridge.hand.reference_input.projection.weight.grad
+    assert gradient is not None and not gradient.any()
+
+
 def test_only_the_last_pictures_are_given(picture: Image.Image) -> None:
     """More than it takes: the last ones; fewer: zeros for the rest."""
     first = torch.nn.Conv2d(2, 3, 1)
