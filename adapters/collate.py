@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -112,7 +113,8 @@ class ChatCollate:
             batch = self.words(rest)
         else:
             shown = [plain(image, self.max_pixels) for image in new]
-            found = self.processor(text=[rest], images=[shown], return_tensors="pt", add_special_tokens=False)
+            with _taking(shown):
+                found = self.processor(text=[rest], images=[shown], return_tensors="pt", add_special_tokens=False)
             batch = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         return self._append(batch, self._thought_ids([after]))
 
@@ -162,7 +164,8 @@ class ChatCollate:
         return [next(ids) if example.thought else [] for example in examples]
 
     def _tokens_and_pixels(self, conversations: list[list[Message]]) -> Inputs:
-        try:
+        content = [part for turns in conversations for turn in turns for part in turn["content"] if part["type"] == "image"]
+        with _taking([part["image"] for part in content]):
             batch = self.processor.apply_chat_template(
                 conversations,
                 tokenize=True,
@@ -171,10 +174,6 @@ class ChatCollate:
                 return_tensors="pt",
                 processor_kwargs={"padding": True, "padding_side": "left"},
             )
-        except ValueError as error:
-            content = [part for turns in conversations for turn in turns for part in turn["content"] if part["type"] == "image"]
-            sizes = ", ".join("{} x {}".format(*part["image"].size) for part in content)
-            raise UserError(f"image: the brain's own processor refuses pictures of {sizes} ({' '.join(str(error).split())})") from error
         return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
 
     def _append(self, batch: Inputs, thoughts: list[list[int]]) -> Inputs:
@@ -193,3 +192,13 @@ class ChatCollate:
 
     def _pad(self, rows: list[Tensor], value: int) -> Tensor:
         return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
+
+
+@contextmanager
+def _taking(shown: Sequence[Image.Image]) -> Iterator[None]:
+    """What the brain's processor says of pictures that it does not take, in a line."""
+    try:
+        yield
+    except ValueError as error:
+        sizes = ", ".join("{} x {}".format(*image.size) for image in shown)
+        raise UserError(f"image: the brain's own processor refuses pictures of {sizes} ({' '.join(str(error).split())})") from error

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import math
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
-from metabridge.bridge.errors import UserError
-from metabridge.bridge.pixels import eight_bits, on_white
+from metabridge.bridge.pixels import eight_bits, on_white, readable, upright
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +23,8 @@ def plain(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     What is transparent shows white, what is very thin gets white borders, what is tiny is enlarged.
     """
-    try:
-        return _bordered(on_white(_fitted(eight_bits(_upright(image)), max_pixels)))
-    except (OSError, SyntaxError, ValueError) as error:
-        line = " ".join(str(error).split())
-        raise UserError(
-            f"image: a {image.width}x{image.height} picture of mode {image.mode} cannot be read ({line}); save it anew"
-        ) from error
+    with readable(image):
+        return _bordered(on_white(_fitted(eight_bits(upright(image)), max_pixels)))
 
 
 def fitted_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
@@ -39,11 +33,6 @@ def fitted_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     scale = min(1.0, root / math.sqrt(width * height), MAX_SIDE * root / max(width, height))
     scale = max(scale, MIN_SIDE / max(width, height))
     return max(1, int(width * scale)), max(1, int(height * scale))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    return ImageOps.exif_transpose(image) if turned else image
 
 
 def _fitted(image: Image.Image, max_pixels: int) -> Image.Image:

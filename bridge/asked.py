@@ -10,6 +10,7 @@ from PIL import Image
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Example
+from metabridge.bridge.pixels import readable, upright
 
 Pictures = Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None
 Thoughts = str | Sequence[str | None] | None
@@ -32,10 +33,8 @@ def as_examples(prompt: str | Sequence[str], image: Pictures = None, thought: Th
     if len(pictures) != len(prompts):
         raise UserError(f"image: {len(pictures)} entries for {len(prompts)} prompts; give one for each prompt")
     each = [(p,) if isinstance(p, Image.Image) else tuple(as_list(p)) for p in pictures]
-    for own in each:
-        for picture in own:
-            check_picture(picture)
-    return [Example(p, own, thought=t) for p, own, t in zip(prompts, each, thoughts, strict=True)]
+    seen = [tuple(_seen(picture) for picture in own) for own in each]
+    return [Example(p, own, thought=t) for p, own, t in zip(prompts, seen, thoughts, strict=True)]
 
 
 def as_list(given: Any) -> list[Any]:
@@ -44,6 +43,13 @@ def as_list(given: Any) -> list[Any]:
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
         return list(given)
     return [given]
+
+
+def _seen(picture: Image.Image) -> Image.Image:
+    """Upright, so that the brain, the hand and the size of the drawing agree."""
+    check_picture(picture)
+    with readable(picture):
+        return upright(picture)
 
 
 def check_picture(picture: object) -> None:

@@ -1,9 +1,32 @@
-"""A picture of any mode -> plain RGB of 8 bits: the same for the brain, the hand and the scorers."""
+"""A picture of any mode, held in any way -> upright, plain RGB of 8 bits: the same for the brain, the hand and the scorers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
+
+from metabridge.bridge.errors import UserError
+
+
+@contextmanager
+def readable(image: Image.Image) -> Iterator[None]:
+    """A damaged picture is found out when its pixels are first asked for."""
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(
+            f"image: a {image.width}x{image.height} picture of mode {image.mode} cannot be read ({line}); save it anew"
+        ) from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """As it is looked at: a camera that was held sideways says so beside the pixels."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

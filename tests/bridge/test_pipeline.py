@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Condition, Example
@@ -129,6 +129,13 @@ def test_pictures_for_each_prompt(pipeline: BridgePipeline, picture: Image.Image
     together = pipeline(["mix", "edit"], image=pictures, seeds=[1, 2], output_type="latent").images
     alone = pipeline("mix", image=[picture, wide_picture], seeds=[1], output_type="latent").images
     assert (together[0] - alone[0]).abs().max() <= 1e-5
+
+
+def test_a_picture_held_sideways_is_looked_at_upright(pipeline: BridgePipeline, wide_picture: Image.Image) -> None:
+    sideways = wide_picture.transpose(Image.Transpose.ROTATE_90)
+    sideways.getexif()[ExifTags.Base.Orientation] = 6  # to be turned by 90 degrees clockwise
+    ways = [pipeline("edit it", image=image, seeds=[1], preserve=1.0, output_type="pt").images[0] for image in (wide_picture, sideways)]
+    assert torch.equal(*ways)
 
 
 def test_thinking_puts_the_queries_after_the_thought(pipeline: BridgePipeline) -> None:
