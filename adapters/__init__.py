@@ -78,19 +78,25 @@ def assemble(recipe: Recipe, device: str = "cpu", scale: float | None = None, in
     return bridge.to(device)
 
 
-def load_pipeline(path_or_id: str | Path, device: str = "cpu", name: str | None = None, quantize: str | None = None) -> BridgePipeline:
+def load_pipeline(
+    path_or_id: str | Path, device: str = "cpu", name: str | None = None, quantize: str | None = None, offload: bool = False
+) -> BridgePipeline:
     """A trained bridge with its base: a run or artifact folder, else a shipped name, else a hub id. `name`: what the user calls it.
 
-    `quantize`: the brain's option of that name, in place of the one it was trained with.
+    `quantize`: the brain's option of that name, in place of the one it was trained with. `offload`: brain and hand are on the device by
+    turns, for a GPU that holds one of them.
     """
     from metabridge.bridge.artifact import apply, read_artifact
     from metabridge.bridge.pipeline import BridgePipeline
 
     artifact = read_artifact(find_bridge(path_or_id))
     recipe = artifact.recipe if quantize is None else requantized(artifact.recipe, quantize)
-    bridge = assemble(recipe, device, scale=artifact.config["connector"]["scale"])
+    bridge = assemble(recipe, "cpu" if offload else device, scale=artifact.config["connector"]["scale"])
     apply(artifact, bridge)
-    return BridgePipeline(bridge, name=name or str(path_or_id))
+    if offload:
+        bridge.queries.data = bridge.queries.data.to(device)
+        bridge.connector.to(device)
+    return BridgePipeline(bridge, name=name or str(path_or_id), offload=offload)
 
 
 def requantized(recipe: Recipe, quantize: str) -> Recipe:
@@ -121,9 +127,10 @@ def find_bridge(path_or_id: str | Path) -> Path:
 
 
 def shipped() -> dict[str, Path]:
-    """Bridges inside the package, by name: adapters/<name>/bridge/bridge.json."""
+    """Bridges inside the package, by name: flatland/bridge is flatland, flatland/bridge-edit is flatland-edit."""
     root = Path(str(files("metabridge.adapters")))
-    return {path.parents[1].name: path.parent for path in sorted(root.glob("*/bridge/bridge.json"))}
+    found = [path.parent for path in sorted(root.glob("*/bridge*/bridge.json"))]
+    return {folder.parent.name + folder.name.removeprefix("bridge"): folder for folder in found}
 
 
 def _download(repo: str) -> Path:

@@ -89,10 +89,13 @@ class ChatCollate:
     def _asked(self, text: str, think: bool) -> str:
         return self.think_template.replace("{prompt}", text) if think else text
 
-    def _message(self, role: str, text: str, images: Sequence[Image.Image]) -> Message:
+    def _check_words(self, what: str, text: str) -> None:
         for token in self.special_tokens:
             if token in text:
-                raise UserError(f"prompt: holds the brain's special token {token}, which would end or change the turn; leave it out")
+                raise UserError(f"{what}: holds the brain's special token {token}, which would end or change the turn; leave it out")
+
+    def _message(self, role: str, text: str, images: Sequence[Image.Image]) -> Message:
+        self._check_words("prompt", text)
         if not self.reads_images:
             if images:
                 raise UserError("image: this brain reads text only; leave the pictures out or use a multimodal brain")
@@ -160,6 +163,8 @@ class ChatCollate:
     def _thought_ids(self, examples: Sequence[Example]) -> list[list[int]]:
         """Tokenised apart from the prompt, as a thought is when the brain says it."""
         told = [example.thought for example in examples if example.thought]
+        for thought in told:
+            self._check_words("thought", thought)
         ids = iter(self.tokenizer(told, add_special_tokens=False)["input_ids"] if told else [])
         return [next(ids) if example.thought else [] for example in examples]
 

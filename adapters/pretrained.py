@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
@@ -102,6 +103,8 @@ class PretrainedHand(DiffusionHand):
             raise UserError("hand.loras: they were made for the hand as it came, not for one with hand.train=full; leave them out")
         put_on(self.pipeline_class, {"vae": self.vae, "scheduler": self.scheduler}, self.denoiser, files)
         self.worn = files
+        worn = b"".join(f"{weight!r} ".encode() + hashlib.sha256(path.read_bytes()).digest() for path, weight in files)
+        self.identity = {**self.identity, "loras": hashlib.sha256(worn).hexdigest()}
 
     @contextmanager
     def untouched(self) -> Iterator[None]:

@@ -67,17 +67,19 @@ def as_generators(
     """One CPU generator an image, from seeds, from generators, or from one generator that gives the seeds."""
     if generator is not None and seeds is not None:
         raise UserError("generator and seeds: both given; give one of them")
+    if count < 1:
+        raise UserError("num_images_per_prompt: it is 1 at least")
+    generators = [generator] if isinstance(generator, torch.Generator) else list(generator or ())
+    if any(g.device.type != "cpu" for g in generators):
+        raise UserError("generator: on a GPU; noise is drawn on the CPU so that it does not depend on the device, use torch.Generator()")
     if generator is not None and not isinstance(generator, torch.Generator):
-        generators = list(generator)
         if len(generators) != count:
             raise UserError(f"generator: {len(generators)} given for {count} images; give one for each image, or a single one")
-        if any(g.device.type != "cpu" for g in generators):
-            raise UserError(
-                "generator: on a GPU; noise is drawn on the CPU so that it does not depend on the device, use torch.Generator()"
-            )
         return generators, [g.initial_seed() for g in generators]
     if seeds is None:
         seeds = torch.randint(SEEDS, (count,), generator=generator).tolist()
+    if isinstance(seeds, int):
+        raise UserError(f"seeds: {seeds} given; give a list, one seed for each of {count} images")
     if len(seeds) != count:
         raise UserError(f"seeds: {len(seeds)} given for {count} images; give one for each image")
     return [torch.Generator().manual_seed(seed) for seed in seeds], list(seeds)

@@ -2,7 +2,7 @@
 
 A turn is read on top of the Memory of the turns before it, where that equals reading all afresh (`Collate.onward`, `Brain.extends`); else,
 and after `resume`, all is read once more. Where history, prompt, thought and queries do not fit into the brain's context, the oldest turns
-are forgotten, one by one, and what is left is read afresh.
+are forgotten, for brain and hand, until a quarter of it is free, and what is left is read afresh: so not in every turn from then on.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ from metabridge.bridge.pipeline import THOUGHT, BridgePipeline, StepCallback, en
 
 log = logging.getLogger(__name__)
 
+
+SPARE = 0.25  # of the context, that is free after turns were forgotten
+KEPT = 3  # turns whose Memory is held, each with all before it: what is taken back beyond them is read again
+OF_PICTURES = ("image_guidance_scale", "preserve")  # settings that say nothing of a turn without any
 
 SETTINGS = ("guidance_scale", "image_guidance_scale", "num_inference_steps", "height", "width", "negative_prompt", "preserve", "references")
 
@@ -86,7 +90,11 @@ class Conversation:
         """
         (asked,) = as_examples(prompt, image, thought)
         think = (self.think if think is None else think) or thought is not None
-        settings = {**self.settings, **known(settings)}
+        history = tuple(message for turn in self.turns[self._forgotten :] for message in turn.messages())
+        example = dataclasses.replace(asked, history=history)
+        standing = {name: value for name, value in self.settings.items() if name not in OF_PICTURES or pictures(example)}
+        settings = {**standing, **known(settings)}
+        settings_of(self.pipeline.bridge.hand, [example], **settings)  # says what is wrong before anything is read
         with enough_memory():
             read = self._read(asked, self.turns, think, self._forgotten, think and thought is None, settings)
             if callback_on_thought is not None and read.example.thought is not None:
@@ -142,6 +150,7 @@ class Conversation:
             self._reads[-1] = dataclasses.replace(last, textless=None)  # of use to `again` alone
         self.turns.append(turn)
         self._reads.append(read)
+        self._reads[:-KEPT] = [None] * len(self._reads[:-KEPT])
 
     @property
     def _forgotten(self) -> int:
@@ -179,8 +188,8 @@ class Conversation:
 
     def _guided(self, settings: Mapping[str, Any]) -> bool:
         """Whether a drawing steps away from its pictures without the words."""
-        scale = settings.get("guidance_scale")
-        return (self.pipeline.bridge.hand.default_guidance if scale is None else scale) != 1.0 or bool(settings.get("preserve"))
+        given = settings_of(self.pipeline.bridge.hand, [Example("", (Image.new("RGB", (1, 1)),))], **settings)
+        return given.guidance != 1.0 or given.image_guidance != 1.0 or given.preserve > 0
 
     def _with_null(self, example: Example, inputs: Inputs, before: Read | None, negative_prompt: str) -> tuple[Memory, Memory | None]:
         """An example, and its null row without the words: the history and the pictures are read once for both."""
@@ -203,12 +212,14 @@ class Conversation:
     ) -> tuple[Example, Inputs, Read | None, int]:
         """The example with as much of the history as fits, what of it is still to be read, after what, and how many turns are forgotten."""
         bridge = self.pipeline.bridge
+        most = bridge.brain.max_tokens
         while True:
             example = dataclasses.replace(asked, history=tuple(m for turn in turns[forgotten:] for m in turn.messages()))
             inputs, before = self._beyond(example, self._reads[len(turns) - 1] if turns else None, think, forgotten)
             length = inputs["input_ids"].shape[1] + (0 if before is None else before.memory.mask.shape[1]) + len(bridge.queries) + budget
-            if length <= bridge.brain.max_tokens or forgotten == len(turns):  # the brain itself refuses what is too long alone
+            if length <= most or forgotten == len(turns):  # the brain itself refuses what is too long alone
                 return example, inputs, before, forgotten
+            most = int((1 - SPARE) * bridge.brain.max_tokens)
             forgotten += 1
             log.warning(
                 "the conversation has %d tokens, the brain reads %d: turn %d is forgotten", length, bridge.brain.max_tokens, forgotten

@@ -73,9 +73,13 @@ def settings_of(
         raise UserError("references: False given, but this hand is given no source pictures in any case; leave it out")
     size = None
     if height is not None or width is not None:
-        size = (height or hand.default_size[0], width or hand.default_size[1])
+        size = (hand.default_size[0] if height is None else height, hand.default_size[1] if width is None else width)
+        if min(size) < 1:
+            raise UserError(f"height, width: {size[0]} x {size[1]} given; a picture has one pixel at least")
         hand.latent_shape(*size)  # says what it may be, if not this
     guidance = hand.default_guidance if guidance_scale is None else guidance_scale
+    if negative_prompt and guidance == image_guidance_scale == 1 and not preserve:
+        raise UserError("negative_prompt: has no effect at guidance_scale 1; raise that, or leave it out")
     return Settings(size, steps, guidance, image_guidance_scale, negative_prompt or "", preserve, references, output_type, callback)
 
 
@@ -112,7 +116,8 @@ class Drawing:
 
     def _own_size(self, example: Example) -> Size:
         seen = pictures(example)
-        return size_like(self.hand, seen[-1]) if seen and self.hand.references else self.hand.default_size
+        looked_at = self.hand.references or self.settings.preserve
+        return size_like(self.hand, seen[-1]) if seen and looked_at else self.hand.default_size
 
     def _sources(self, size: Size, rows: Sequence[int], batch_size: int) -> dict[int, Tensor]:
         """Latents [R, C, h, w] of the pictures that the hand is given, of those prompts that have some."""

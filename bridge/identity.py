@@ -16,9 +16,8 @@ def identity_of(bridge: Bridge) -> dict[str, Any]:
     return {"content": content_hash(bridge.trained()), "brain": dict(bridge.brain.identity), "hand": dict(bridge.hand.identity)}
 
 
-def difference(recorded: Mapping[str, Any], bridge: Bridge) -> str | None:
+def difference(recorded: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
     """In what a bridge is another than the recorded one, in words; None = it is the same."""
-    own = identity_of(bridge)
     for part in PARTS:
         before, now = recorded[part]["fingerprint"], own[part]["fingerprint"]
         if before != now:
@@ -28,6 +27,8 @@ def difference(recorded: Mapping[str, Any], bridge: Bridge) -> str | None:
         formats = [identity.get("quantize", "none") for identity in (recorded[part], own[part])]
         if formats[0] != formats[1]:
             return f"its {part} quantized as {formats[0]}, this one's is {formats[1]}"
+    if recorded["hand"].get("loras") != own["hand"].get("loras"):
+        return "other LoRA files of the hand, or with other weights"
     if recorded["content"] != own["content"]:
         return f"another bridge, of content {recorded['content'][:12]}, this one's is {own['content'][:12]}"
     return None

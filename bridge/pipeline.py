@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from metabridge.bridge.asked import Pictures, Thoughts, as_examples, as_generators
 from metabridge.bridge.drawing import Drawing, Settings, settings_of
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.identity import identity_of
 from metabridge.bridge.interfaces import Condition, Example
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.nulls import Null, Nulls
@@ -47,6 +49,11 @@ class BridgePipeline:
             bridge.brain.to("cpu")
             bridge.hand.to("cpu")
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Of the bridge, whose weights stay as they are while it draws."""
+        return identity_of(self.bridge)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -76,10 +83,12 @@ class BridgePipeline:
         brain says that it is needed; rewrite = the thought is read in the place of the prompt. `thought`: one that is given.
         `preserve`, 0 to 1: how much of the (last) picture stays as it is where the words change little; 1 = all of it.
         `references`: False keeps the pictures from the hand; it has the brain's word for them alone.
+        `callback_on_step_end(pipeline, step, timestep, {"latents": ...})` hears of each step; what it returns is not used.
         """
         examples = as_examples(prompt, image, thought)
-        if think_mode not in MODES:
-            raise UserError(f"think_mode: {think_mode!r} given; it is one of: {', '.join(MODES)}")
+        check_mode(think_mode)
+        if think_mode != "always" and not think:
+            raise UserError(f"think_mode: {think_mode!r} has no effect without think=True; add that, or leave it out")
         settings = settings_of(
             self.bridge.hand,
             examples,
@@ -113,6 +122,7 @@ class BridgePipeline:
         self, prompt: str | Sequence[str], image: Pictures = None, think_mode: str = "always", max_new_tokens: int = THOUGHT
     ) -> list[str | None]:
         """What the brain would think of each prompt; None where `auto` finds that it needs no thought. Nothing is drawn."""
+        check_mode(think_mode)
         with enough_memory():
             return self._prepare(as_examples(prompt, image), think_mode, max_new_tokens)[1]
 
@@ -138,7 +148,7 @@ class BridgePipeline:
                 if condition is None:
                     raise UserError(f"{self.name}: the hand has no text encoder of its own, so there is no native drawing")
                 conditions.append(condition)
-            null = hand.describe([""]) if given.guidance != 1.0 else None
+            null = hand.describe([given.negative_prompt]) if given.guidance != 1.0 else None
             nulls = [] if null is None else [Null(null.expand(len(captions)), given.guidance, False)]
             drawing = Drawing(hand, examples, Condition.cat(conditions), nulls, given, name=self.name)
             with hand.untouched():
@@ -214,7 +224,8 @@ class BridgePipeline:
         thoughts = [example.thought for example in examples]
         parts = []
         if plain:
-            parts.append(self.bridge.condition(self.bridge.brain.collate([examples[i] for i in plain])))
+            read = [rewritten(examples[i]) if think_mode == "rewrite" else examples[i] for i in plain]
+            parts.append(self.bridge.condition(self.bridge.brain.collate(read)))
         if thinking:
             condition, said = self._think([examples[i] for i in thinking], think_mode == "rewrite", max_new_tokens)
             parts.append(condition)
@@ -228,9 +239,8 @@ class BridgePipeline:
         thoughts, memory = brain.reply(brain.read(brain.collate(examples, think=True)), max_new_tokens)
         if not rewrite:
             return bridge.condition_from(memory), thoughts  # nothing is read twice
-        # where nothing was said the prompt stands
-        rewritten = [dataclasses.replace(e, prompt=said or e.prompt) for e, said in zip(examples, thoughts, strict=True)]
-        return bridge.condition(brain.collate(rewritten)), thoughts
+        told = [rewritten(dataclasses.replace(e, thought=said)) for e, said in zip(examples, thoughts, strict=True)]
+        return bridge.condition(brain.collate(told)), thoughts
 
     def _worth_a_thought(self, examples: Sequence[Example], rows: Sequence[int]) -> list[int]:
         """Those of `rows` of which the brain does not say that no thought is needed."""
@@ -240,6 +250,16 @@ class BridgePipeline:
         asked = [dataclasses.replace(examples[i], prompt=DECIDE_TEMPLATE.replace("{prompt}", examples[i].prompt)) for i in rows]
         said, _ = brain.reply(brain.read(brain.collate(asked)), DECISION)
         return [i for i, answer in zip(rows, said, strict=True) if not answer.strip().lower().startswith("no")]
+
+
+def rewritten(example: Example) -> Example:
+    """Its thought in the place of its prompt, which stands where nothing was said."""
+    return dataclasses.replace(example, prompt=example.thought or example.prompt, thought=None)
+
+
+def check_mode(think_mode: str) -> None:
+    if think_mode not in MODES:
+        raise UserError(f"think_mode: {think_mode!r} given; it is one of: {', '.join(MODES)}")
 
 
 @contextmanager
@@ -254,5 +274,5 @@ def enough_memory() -> Iterator[None]:
         first = said.splitlines()[0] if said else "out of memory"
         raise UserError(
             f"out of memory ({first[:120]}); draw fewer images at once (batch_size), smaller ones (height, width), "
-            "or load with offload=True or a quantized brain"
+            "or load with offload or a quantized brain"
         ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,13 +12,19 @@ from PIL import ExifTags, Image, ImageOps
 
 from metabridge.bridge.errors import UserError
 
+# what Pillow raises of a damaged picture: its readers of EXIF and of chunks know no limit to kinds
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),
+    *(struct.error, AttributeError, TypeError, LookupError, zlib.error),
+)
+
 
 @contextmanager
 def readable(image: Image.Image) -> Iterator[None]:
     """A damaged picture is found out when its pixels are first asked for."""
     try:
         yield
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         line = " ".join(str(error).split())
         raise UserError(
             f"image: a {image.width}x{image.height} picture of mode {image.mode} cannot be read ({line}); save it anew"

@@ -21,8 +21,9 @@ from PIL import ExifTags, Image
 from metabridge.bridge.conversation import Conversation, Turn, known
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.files import write_whole
-from metabridge.bridge.identity import PARTS, difference, identity_of
+from metabridge.bridge.identity import PARTS, difference
 from metabridge.bridge.pipeline import BridgePipeline
+from metabridge.bridge.pixels import UNREADABLE
 
 FORMAT = 1
 FILE, PICTURES = "conversation.json", "pictures"
@@ -42,7 +43,7 @@ def save(conversation: Conversation, folder: str | Path) -> None:
         turns = [_entry(folder, number, turn) for number, turn in enumerate(conversation.turns, 1)]
         config = {
             "format": FORMAT,
-            "bridge": {"name": conversation.pipeline.name, **identity_of(conversation.pipeline.bridge)},
+            "bridge": {"name": conversation.pipeline.name, **conversation.pipeline.identity},
             "think": conversation.think,
             "max_new_tokens": conversation.max_new_tokens,
             "settings": conversation.settings,
@@ -63,7 +64,7 @@ def load(pipeline: BridgePipeline, folder: str | Path) -> Conversation:
     config = Read(_json(folder), str(folder / FILE))
     if config.tree.get("format") != FORMAT:
         raise UserError(f"{config.where}: format {config.tree.get('format')!r}, this version reads {FORMAT}; update metabridge")
-    if differs := difference(_checked_bridge(config.part("bridge")).tree, pipeline.bridge):
+    if differs := difference(_checked_bridge(config.part("bridge")).tree, pipeline.identity):
         raise UserError(f"{folder}: this conversation was held with {differs}; give the bridge {config.tree['bridge']['name']}")
     turns = [_turn(folder, Read(tree, f"{config.where}: turns.{k}"), k) for k, tree in enumerate(config.value("turns", list))]
     conversation = Conversation(pipeline, config.value("think", bool), config.value("max_new_tokens", int), **_settings(config))
@@ -196,7 +197,7 @@ def _picture(folder: Path, shown: object, where: str) -> Image.Image:
         return image
     except FileNotFoundError:
         raise UserError(f"{where}: {folder / name} is missing; copy the conversation again") from None
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         line = " ".join(str(error).split())
         raise UserError(f"{where}: {folder / name} cannot be read ({line}); copy the conversation again") from error
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.scripts.chat_terminal import WAYS, ask_terminal, way_of
+from metabridge.scripts.interrupts import heard_ctrl_c
 
 if TYPE_CHECKING:
     from metabridge.scripts.chat_state import Chat
@@ -21,7 +22,14 @@ FILE = "conversation.json"
 
 
 def chat_command(
-    bridge: str, out: Path | None, resume: Path | None, think: bool | None, seed: int | None, show: str, quantize: str | None
+    bridge: str,
+    out: Path | None,
+    resume: Path | None,
+    think: bool | None,
+    seed: int | None,
+    show: str,
+    quantize: str | None,
+    offload: bool,
 ) -> None:
     check(out, resume, show)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
@@ -29,11 +37,12 @@ def chat_command(
         show = way_of(os.environ, ask_terminal) if interactive else "none"
     from metabridge.scripts.generate import load
 
-    pipeline = load(bridge, quantize)
-    from metabridge.bridge import transcript
-    from metabridge.bridge.conversation import Conversation
-    from metabridge.scripts.chat_screen import Screen
-    from metabridge.scripts.chat_state import Branch, Chat, unused
+    with heard_ctrl_c():
+        pipeline = load(bridge, quantize, offload=offload)
+        from metabridge.bridge import transcript
+        from metabridge.bridge.conversation import Conversation
+        from metabridge.scripts.chat_screen import Screen
+        from metabridge.scripts.chat_state import Branch, Chat, unused
 
     conversation = Conversation(pipeline) if resume is None else transcript.load(pipeline, resume)
     if think is not None:
@@ -89,8 +98,10 @@ def at_terminal(chat: Chat) -> None:
 
 
 def to_go_on(chat: Chat) -> list[str]:
+    held = chat.pipeline.bridge.brain.identity.get("quantize", "none")
+    command = ["metabridge", "chat", chat.pipeline.name, *(["--quantize", held] if held != "none" else [])]
     folders = [branch.folder for branch in chat.branches.values() if branch.conversation.turns]
-    return [f"to go on: {shlex.join(['metabridge', 'chat', chat.pipeline.name, '--resume', str(folder)])}" for folder in folders]
+    return [f"to go on: {shlex.join([*command, '--resume', str(folder)])}" for folder in folders]
 
 
 def about(chat: Chat) -> None:
@@ -115,17 +126,18 @@ def piped(chat: Chat) -> None:
     from metabridge.scripts.chat_commands import Left, answer
 
     failed = 0
-    for line in lines():
-        try:
-            answer(chat, line)
-        except UserError as error:
-            chat.screen.error(error)
-            failed += 1
-        except Left:
-            break
-        except KeyboardInterrupt:
-            chat.screen.error("; ".join(["stopped", *to_go_on(chat)]))
-            sys.exit(130)
+    try:
+        for line in lines():
+            try:
+                answer(chat, line)
+            except UserError as error:
+                chat.screen.error(error)
+                failed += 1
+    except Left:
+        pass
+    except KeyboardInterrupt:
+        chat.screen.error("; ".join(["stopped", *to_go_on(chat)]))
+        sys.exit(130)
     if failed:
         sys.exit(2)
 

@@ -141,7 +141,9 @@ def load(chat: Chat, argument: str) -> None:
     """Beside what there is, so that nothing of it is lost."""
     folder = as_path("/load", argument)
     conversation = transcript.load(chat.pipeline, folder)
-    chat.open(re.sub(r"[^\w.-]", "-", folder.resolve().name), conversation, [None] * len(conversation.turns))
+    name = re.sub(r"[^\w.-]", "-", folder.resolve().name).lstrip(".-") or "loaded"
+    names = (name, *(f"{name}-{k}" for k in range(2, len(chat.branches) + 2)))
+    chat.open(next(name for name in names if name not in chat.branches), conversation, [None] * len(conversation.turns))
     chat.screen.note(f"{len(conversation.turns)} turns of {folder}, on branch {chat.name}; /switch goes back")
 
 
@@ -208,7 +210,7 @@ def as_path(name: str, argument: str) -> Path:
 
 
 def as_seed(name: str, text: str, more: str = "") -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < SEEDS):
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) < SEEDS):
         raise UserError(f"{name} {text}: a seed is a whole number from 0 to 2^63 - 1{more}")
     return int(text)
 

@@ -40,6 +40,7 @@ app = typer.Typer(
 
 app.add_typer(data_app, name="data")
 
+Offload = Annotated[bool, typer.Option("--offload", help="Brain and hand are on the GPU by turns, for one that holds only one of them.")]
 Quantize = Annotated[
     str | None,
     typer.Option("--quantize", metavar="none|int8|nf4", help="How the brain's weights are kept; as in training if not given."),
@@ -108,6 +109,7 @@ def generate(
     width: Annotated[int | None, typer.Option("--width", min=1, help="Pixels; as the picture, or the hand's default.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures drawn together; 16 if not given.")] = None,
     quantize: Quantize = None,
+    offload: Offload = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a picture on stdout, and nothing else there.")] = False,
     again: Annotated[
         Path | None, typer.Option("--again", metavar="FILE.png", help="Draw it as it was drawn: needs neither BRIDGE nor PROMPT.")
@@ -123,7 +125,7 @@ def generate(
 
     options = Options(
         tuple(images or ()), prompts_file, think, think_mode, thought, count, seed, steps, guidance, image_guidance, negative, preserve,
-        height, width, batch_size, quantize, as_json, again,
+        height, width, batch_size, quantize, offload, as_json, again,
     )  # fmt: skip
     generate_command(bridge, prompts or [], options, out)
 
@@ -143,11 +145,12 @@ def chat(
         str, typer.Option("--show", metavar="auto|kitty|sixel|iterm|blocks|none", help="How the terminal shows pictures.")
     ] = "auto",
     quantize: Quantize = None,
+    offload: Offload = False,
 ) -> None:
     """Draw in a conversation, in the terminal or out of a pipe: each line a prompt, or a /command."""
     from metabridge.scripts.chat import chat_command
 
-    chat_command(bridge, out, resume, think, seed, show, quantize)
+    chat_command(bridge, out, resume, think, seed, show, quantize, offload)
 
 
 @app.command(name="eval")

@@ -25,8 +25,6 @@ from metabridge.scripts.output import write_asked
 if TYPE_CHECKING:
     from metabridge.bridge.pipeline import BridgePipeline
 
-Tree = dict[str, Any]
-
 
 def generate_command(bridge: str | None, prompts: Sequence[str], options: Options, out: Path | None) -> None:
     with heard_ctrl_c() as check_ctrl_c:
@@ -41,8 +39,9 @@ def generate_command(bridge: str | None, prompts: Sequence[str], options: Option
 def draw_command(bridge: str, prompts: Sequence[str], options: Options, out: Path, check_ctrl_c: Callable[[], None]) -> None:
     jobs, count = jobs_of(prompts, options), options.n or 1
     files = targets(out, len(jobs) * count)
+    spare(files, [source.path for job in jobs for source in job.sources])
     people = sys.stderr if options.json else sys.stdout
-    pipeline = load(bridge, options.quantize, people)
+    pipeline = load(bridge, options.quantize, people, options.offload)
     pipeline.batch_size = options.batch_size or pipeline.batch_size
     settings = drawing_settings(pipeline, options)
     check(pipeline, jobs, settings, options.think)
@@ -72,10 +71,13 @@ def again_command(
     if others := [*(["PROMPT"] if prompts else []), *options.given()]:
         raise UserError(f"--again {file}: draws as that was drawn; leave out {', '.join(others)}")
     record = read_record(file)
-    (target,) = targets(out or Path(f"{file.stem}-again.png"), 1)
+    (target,) = targets(out or file.with_name(f"{file.stem}-again.png"), 1)
+    spare([target], [file, *(source.path for job in record.chunk.jobs for source in job.images)])
     brain = record.bridge["brain"]
-    pipeline = load(bridge or record.bridge["name"], brain.get("quantize", "none"), sys.stderr if options.json else sys.stdout)
-    check_same(record, pipeline.bridge)
+    pipeline = load(
+        bridge or record.bridge["name"], brain.get("quantize", "none"), sys.stderr if options.json else sys.stdout, options.offload
+    )
+    check_same(record, pipeline)
     image = drawn(pipeline, record.chunk, record.settings, check_ctrl_c, 0, len(record.chunk.seeds))[record.index]
     said = texts(record.chunk, record.index, record.settings, record.asked, *made_with(pipeline))
     write(target, image, record.chunk, record.index, said, options.json)
@@ -102,8 +104,6 @@ def check(pipeline: BridgePipeline, jobs: Sequence[Job], settings: Settings, thi
 
     bridge, examples = pipeline.bridge, [example_of(job) for job in jobs]
     settings_of(bridge.hand, examples, **settings)
-    if settings["negative_prompt"] and settings["guidance_scale"] == settings["image_guidance_scale"] == 1 and not settings["preserve"]:
-        raise UserError("--negative: has no effect at guidance 1; give --guidance, or leave it out")
     for job, example in zip(jobs, examples, strict=True):
         thinking = think and job.thought is None
         try:
@@ -169,7 +169,15 @@ def targets(out: Path, count: int) -> list[Path]:
     return [out] if count == 1 else [out.with_name(f"{out.stem}-{k}{out.suffix}") for k in range(count)]
 
 
-def load(bridge: str, quantize: str | None = None, people: TextIO | None = None) -> BridgePipeline:
+def spare(files: Sequence[Path], sources: Sequence[Path]) -> None:
+    """A picture that is drawn from is not drawn over."""
+    kept = {path.resolve() for path in sources}
+    for file in files:
+        if file.resolve() in kept:
+            raise UserError(f"-o {file}: is one of the pictures that are drawn from; give another name")
+
+
+def load(bridge: str, quantize: str | None = None, people: TextIO | None = None, offload: bool = False) -> BridgePipeline:
     """`people`: where the line for a reader goes; stdout if not given."""
     from metabridge.adapters import find_bridge, load_pipeline
 
@@ -182,7 +190,7 @@ def load(bridge: str, quantize: str | None = None, people: TextIO | None = None)
 
     quiet()
     with enough_memory():
-        return load_pipeline(folder, "cuda" if torch.cuda.is_available() else "cpu", bridge, quantize)
+        return load_pipeline(folder, "cuda" if torch.cuda.is_available() else "cpu", bridge, quantize, offload)
 
 
 def write(path: Path, image: Any, chunk: Chunk, index: int, said: dict[str, str], as_json: bool) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import struct
 import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,13 +14,9 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metabridge.bridge.errors import UserError, unknown
+from metabridge.bridge.pixels import UNREADABLE
 from metabridge.bridge.thinking import MODES
 
-# what Pillow raises of a damaged picture: its readers of EXIF and of chunks know no limit to kinds
-UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),
-    *(struct.error, AttributeError, TypeError, LookupError, zlib.error),
-)
 ROW = ("prompt", "images", "thought", "seed")  # of a prompts file
 LARGEST_SEED = 2**63 - 1
 
@@ -47,13 +41,14 @@ class Options:
     width: int | None = None
     batch_size: int | None = None
     quantize: str | None = None
+    offload: bool = False
     json: bool = False
     again: Path | None = None
 
     def given(self) -> list[str]:
         """The options that say how to draw, as they are typed."""
         names = {"images": "--image", "n": "-n"}
-        values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("json", "again")]
+        values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("offload", "json", "again")]
         said = [name for name, value in values if value is not None and value is not False and value != ()]
         return [names.get(name, f"--{name.replace('_', '-')}") for name in said]
 
@@ -201,7 +196,3 @@ def source(path: Path, where: str) -> Source:
         raise UserError(f"{where}: {str(error).removeprefix('image: ')}") from error
     except UNREADABLE as error:
         raise UserError(f"{where}: damaged or unreadable ({' '.join(str(error).split())}); give another file") from error
-
-
-def open_picture(path: Path) -> Image.Image:
-    return source(path, f"--image {path}").image

@@ -44,9 +44,7 @@ class Record:
 
 def made_with(pipeline: BridgePipeline) -> tuple[Tree, Tree]:
     """Which bridge, and what may change the last bits."""
-    from metabridge.bridge.identity import identity_of
-
-    return {"name": pipeline.name, **identity_of(pipeline.bridge)}, machine_of(pipeline.bridge)
+    return {"name": pipeline.name, **pipeline.identity}, machine_of(pipeline.bridge)
 
 
 def machine_of(bridge: Bridge) -> Tree:
@@ -151,13 +149,13 @@ def _same_source(file: Path, given: Mapping[str, str]) -> Source:
     return found
 
 
-def check_same(record: Record, bridge: Bridge) -> None:
+def check_same(record: Record, pipeline: BridgePipeline) -> None:
     """Another bridge is refused; what may change the last bits is said."""
     from metabridge.bridge.identity import difference
 
-    if differs := difference(record.bridge, bridge):
+    if differs := difference(record.bridge, pipeline.identity):
         raise UserError(f"--again {record.file}: drawn with {differs}; give the bridge it was drawn with")
-    before, now = (flat(machine) for machine in (record.machine, machine_of(bridge)))
+    before, now = (flat(machine) for machine in (record.machine, machine_of(pipeline.bridge)))
     if others := [f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]]:
         log.warning("--again %s: drawn with %s; the last bits may differ", record.file, "; ".join(others))
 

@@ -6,8 +6,6 @@ prompt text | images[] what the brain looks at | target what the hand should dra
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.interfaces import Example, Turn
+from metabridge.bridge.pixels import UNREADABLE
 
 FIELDS = ("prompt", "images", "target", "thought", "caption", "history")
 USUAL = {  # names under which public sets keep a field, looked for in this order where `map` does not name a column
@@ -29,13 +28,6 @@ USUAL = {  # names under which public sets keep a field, looked for in this orde
 }
 ORIENTATION = 0x0112  # of EXIF
 LITERAL = "="  # `map: {prompt: "=Keep the picture."}` is this text for every row
-
-
-# what Pillow raises of a damaged picture: its readers of EXIF and of chunks know no limit to kinds
-UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),
-    *(struct.error, AttributeError, TypeError, LookupError, zlib.error),
-)
 
 
 class BadRow(Exception):

@@ -6,8 +6,6 @@ import hashlib
 import io
 import os
 import re
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.pixels import eight_bits, on_white
+from metabridge.bridge.pixels import UNREADABLE, eight_bits, on_white
 from metabridge.eval import store
 from metabridge.eval.benchmarks import Benchmark
 from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK, Item
@@ -27,11 +25,6 @@ from metabridge.eval.subjects.asked import refuse_rows, refuse_settings
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 _ROW = "bridge"  # the row of an evaluation folder that is looked at
 _WHO = "a folder of pictures, which are drawn already"
-# what Pillow raises of a damaged picture: its readers of EXIF and of chunks know no limit to kinds
-_UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),
-    *(struct.error, AttributeError, TypeError, LookupError, zlib.error),
-)
 
 Key = tuple[str, str, int]  # group, id, which of the prompt's pictures
 
@@ -119,7 +112,7 @@ def decoded(data: bytes) -> Image.Image:
             return on_white(eight_bits(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError as error:  # whose text names an address in memory
         raise Unreadable(f"no picture in its {len(data)} bytes") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from error
 
 

@@ -188,6 +188,8 @@ def test_a_lora_of_the_hand_is_saved_and_loaded_back(tiny_recipe: Recipe, tmp_pa
         return draw("a red cat", seeds=[1], output_type="latent").images[0]
 
     assert torch.equal(latents(loaded), latents(bridge))
+    by_turns = load_pipeline(tmp_path, offload=True)
+    assert by_turns.offload and torch.equal(by_turns("a red cat", seeds=[1], output_type="latent").images[0], latents(bridge))
     plain = assemble(tiny_recipe)
     assert torch.equal(latents(loaded, native=True), latents(plain, native=True))  # the baseline is the hand as it came
 

@@ -160,7 +160,7 @@ def test_the_oldest_turns_are_forgotten(forgetful: BridgePipeline, caplog: pytes
     said = talk(forgetful)
     for seed in range(4):
         said.draw("a red cat", seed=seed, thought="a cat")
-    assert [turn.forgotten for turn in said.turns] == [0, 0, 1, 2]
+    assert [turn.forgotten for turn in said.turns] == [0, 0, 2, 2]
     most = forgetful.bridge.brain.max_tokens
     assert [line.split(f" tokens, the brain reads {most}: ")[1] for line in caplog.messages] == [
         "turn 1 is forgotten",
@@ -173,13 +173,53 @@ def test_the_oldest_turns_are_forgotten(forgetful: BridgePipeline, caplog: pytes
     assert len(said.turns) == 4
 
 
+def test_once_turns_are_forgotten_there_is_room_for_more(own: BridgePipeline) -> None:
+    """Not every turn from then on reads all afresh."""
+    said = talk(own, num_inference_steps=1)
+    for seed in range(3):
+        said.draw("a red cat", seed=seed, thought="a cat")
+    first, *_, last = (turn.memory.mask.shape[1] for turn in said._reads if turn is not None)
+    turn = (last - first) // 2
+    own.bridge.brain.max_tokens = first + 7 * turn + len(own.bridge.queries)
+    for seed in range(9):
+        said.draw("a red cat", seed=seed, thought="a cat")
+    forgotten = [turn.forgotten for turn in said.turns]
+    assert forgotten[7] == 0 < forgotten[8] == forgotten[9] < forgotten[-1] and forgotten[8] >= 2
+    assert (embeds(said) - afresh(said)).abs().max() <= 1e-5
+
+
+def test_a_setting_of_pictures_waits_for_one(own: BridgePipeline) -> None:
+    said = talk(own, preserve=1.0)
+    said.draw("a red cat", seed=0, thought="a cat")
+    kept = said.draw("make it blue", seed=1, thought="a blue cat")
+    assert [turn.settings.get("preserve") for turn in said.turns] == [None, 1.0] and kept.drawn is not None
+    read = said.tokens_read
+    with pytest.raises(UserError, match="preserve: 2 given"):
+        said.draw("make it red", preserve=2)
+    assert said.tokens_read == read and len(said.turns) == 2
+
+
+def test_the_memory_of_old_turns_goes(own: BridgePipeline) -> None:
+    """Each holds all before it; what is taken back further than that is read again, and the same comes of it."""
+    said, other = talk(own), talk(own)
+    for seed in range(6):
+        said.draw("a red cat", seed=seed, thought="a cat")
+    assert [read is not None for read in said._reads] == [False] * 3 + [True] * 3
+    for _ in range(4):
+        said.undo()
+    for seed in range(2):
+        other.draw("a red cat", seed=seed, thought="a cat")
+    ours, theirs = (latents(each, "a dog", seed=5, thought="a dog") for each in (said, other))
+    assert (ours - theirs).abs().max() <= 1e-4
+
+
 def test_what_was_forgotten_comes_back_with_undo(forgetful: BridgePipeline) -> None:
     said, other = talk(forgetful), talk(forgetful)
     for each in (said, other):
         each.draw("a red cat", seed=0, thought="a cat")
     for seed in (1, 2):
         said.draw("a red cat", seed=seed, thought="a cat")
-    assert said.undo().forgotten == 1
+    assert said.undo().forgotten == 2
     said.undo()
     assert torch.equal(latents(said, "a dog", seed=5, thought="a dog"), latents(other, "a dog", seed=5, thought="a dog"))
     assert said.turns[-1].forgotten == 0

@@ -89,7 +89,6 @@ def test_guidance_and_negative_prompt_have_an_effect(pipeline: BridgePipeline) -
         return pipeline("a red cat", seeds=[1], output_type="latent", **settings).images[0]
 
     plain = draw(guidance_scale=1.0)
-    assert torch.equal(plain, draw(guidance_scale=1.0, negative_prompt="a dog"))
     assert not torch.allclose(plain, draw(guidance_scale=3.0))
     assert not torch.allclose(draw(guidance_scale=3.0), draw(guidance_scale=3.0, negative_prompt="a dog"))
     assert torch.equal(draw(), draw(guidance_scale=pipeline.bridge.hand.default_guidance))
@@ -266,6 +265,11 @@ def test_guidance_from_a_row_that_was_never_trained_is_said(
         ({"prompt": "a", "seeds": [1], "generator": torch.Generator()}, "generator and seeds: both given"),
         ({"prompt": "a", "generator": [torch.Generator(), torch.Generator()]}, "generator: 2 given for 1 images"),
         ({"prompt": "a", "height": 30}, "height, width: 30x64 given"),
+        ({"prompt": "a", "height": 0}, "height, width: 0 x 64 given; a picture has one pixel at least"),
+        ({"prompt": "a", "seeds": 5}, "seeds: 5 given; give a list, one seed for each of 1 images"),
+        ({"prompt": "a", "num_images_per_prompt": 0}, "num_images_per_prompt: it is 1 at least"),
+        ({"prompt": "a", "think_mode": "auto"}, "think_mode: 'auto' has no effect without think=True"),
+        ({"prompt": "a", "negative_prompt": "b", "guidance_scale": 1.0}, "negative_prompt: has no effect at guidance_scale 1"),
         ({"prompt": "cat " * 600}, "prompt: too long"),
     ],
 )
@@ -275,11 +279,27 @@ def test_bad_input(pipeline: BridgePipeline, call: dict[str, object], line: str)
     assert "\n" not in str(caught.value)
 
 
+def test_a_thought_that_is_given_is_rewritten_to(pipeline: BridgePipeline) -> None:
+    (thought,) = pipeline.think("a red cat", think_mode="rewrite", max_new_tokens=6)
+    settings: dict[str, Any] = {"seeds": [1], "output_type": "latent", "think": True, "think_mode": "rewrite", "max_new_tokens": 6}
+    written, given = (pipeline("a red cat", thought=told, **settings).images[0] for told in (None, thought))
+    assert (written - given).abs().max() <= 1e-5
+    with pytest.raises(UserError, match="think_mode: 'rewriet' given"):
+        pipeline.think("a red cat", think_mode="rewriet")
+
+
+def test_native_guidance_steps_away_from_the_negative_prompt(pipeline: BridgePipeline) -> None:
+    settings: dict[str, Any] = {"seeds": [1], "output_type": "latent", "guidance_scale": 2.0}
+    plain, away = (pipeline.draw_native("a cat", negative_prompt=text, **settings).images[0] for text in ("", "a dog"))
+    assert (plain - away).abs().max() > 1e-3
+
+
 def test_preserving_all_gives_the_source_and_preserving_some_changes_a_part(pipeline: BridgePipeline, picture: Image.Image) -> None:
     source = pipeline.bridge.hand.encode(stacked_pictures([picture], (64, 64)))[0]
 
     def draw(preserve: float) -> torch.Tensor:
-        return pipeline("edit it", image=picture, seeds=[3], preserve=preserve, output_type="latent").images[0]
+        size = {"height": 64, "width": 64}  # by default it would be of the picture's shape
+        return pipeline("edit it", image=picture, seeds=[3], preserve=preserve, output_type="latent", **size).images[0]
 
     assert torch.equal(draw(1.0), source)
     half, anew = draw(0.97), draw(0.0)

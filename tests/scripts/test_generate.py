@@ -159,7 +159,8 @@ def bad(pictures: None) -> None:
         (["a", "--thought", "c", "--think"], "--think: has no effect, the thought is given; "),
         (["a", "--thought", ""], "--thought: empty; "),
         (["a", "--negative", ""], "--negative: empty; "),
-        (["a", "--negative", "b", "--guidance", 1], "--negative: has no effect at guidance 1; "),
+        (["a", "--negative", "b", "--guidance", 1], "negative_prompt: has no effect at guidance_scale 1; "),
+        (["a", "--image", "red.png", "-o", "red.png"], "-o red.png: is one of the pictures that are drawn from; "),
         (["a", "--preserve", 0.5], "preserve: 0.5 given, but a prompt comes without a picture"),
         (["a", "--preserve", 2, "--image", "red.png"], "preserve: 2 given; it is 0 (draw all anew) to 1 (keep all)"),
         (["a", "--image-guidance", 2], "image_guidance_scale: 2 given, but no prompt comes with a picture"),
@@ -170,7 +171,7 @@ def bad(pictures: None) -> None:
 )
 def test_an_error_is_one_line(metabridge: Command, bad: None, trained: Path, words: list[object], line: str) -> None:
     before = sorted(Path().rglob("*"))
-    code, _, err = metabridge("generate", trained, *words, "-o", "new/a.png")
+    code, _, err = metabridge("generate", trained, *([] if "-o" in words else ["-o", "new/a.png"]), *words)
     assert (code, err.count("\n")) == (2, 1), err
     assert err.startswith(f"metabridge: {line}")
     assert sorted(Path().rglob("*")) == before
