@@ -72,7 +72,7 @@ def again_command(
         raise UserError(f"--again {file}: draws as that was drawn; leave out {', '.join(others)}")
     record = read_record(file)
     (target,) = targets(out or file.with_name(f"{file.stem}-again.png"), 1)
-    spare([target], [file, *(source.path for job in record.chunk.jobs for source in job.images)])
+    spare([target], [file, *(source.path for job in record.chunk.jobs for source in job.sources)])
     brain = record.bridge["brain"]
     pipeline = load(
         bridge or record.bridge["name"], brain.get("quantize", "none"), sys.stderr if options.json else sys.stdout, options.offload
