@@ -1,7 +1,7 @@
-"""The pictures of docs/, drawn with the shipped bridge, and the table of scores in docs/flatland.md.
+"""The pictures of docs/, drawn with the shipped bridge, and the tables of scores in docs/flatland.md.
 
 python -m metabridge.scripts.figure docs                               # bridge.png, flatland-scenes.png, flatland-loss.png
-python -m metabridge.scripts.figure docs evals/flatland/result.json    # the table, from `metabridge eval flatland -o evals/flatland`
+python -m metabridge.scripts.figure docs evals/flatland/result.json    # a table, from `metabridge eval flatland -o evals/flatland`
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ PROMPTS = (
     "as many stars as a dog has legs",
     "the shape of a starfish in the color of a carrot",
 )
+PARTS = {"edit": "edits", "given": "pictures given", "dialogue": "conversations"}
 END = "<!-- end -->"
 FROZEN, TRAINED, INK = "#dbe4f0", "#ffd9a0", "#1f2937"
 
@@ -99,8 +100,8 @@ def loss(path: Path) -> None:
     figure.savefig(path, dpi=100, facecolor="white")
 
 
-def scores(result: dict[str, Any], page: Path) -> None:
-    """Write the table between the marks of a page."""
+def scores(result: dict[str, Any]) -> list[str]:
+    """Composition and reasoning, of the suite `flatland`."""
     tables, held = result["scores"], result["held_out"]["scores"]
     native, gap = result["baselines"][BASELINE]["composition"], result["differences"][f"bridge - {BASELINE}"]["composition"]
     held_native = result["held_out"]["baselines"][BASELINE]["composition"]
@@ -124,7 +125,25 @@ def scores(result: dict[str, Any], page: Path) -> None:
             f"| {title(kind)} | {shown(tables['reasoning']['implicit'][kind])} | {shown(cell)} | {thought:.2f} | "
             f"{shown(held['reasoning']['think'].get(kind))} | {cell['chance']:.2f} |"
         )
-    fill(page, "<!-- scores -->", lines)
+    return lines
+
+
+def edit_scores(result: dict[str, Any]) -> list[str]:
+    """Edits, pictures given and conversations, of the suite `flatland_edit`."""
+    gains, held = result["differences"]["implicit - query-only"], result["held_out"]["scores"]
+    lines = []
+    for part, rows in result["scores"].items():
+        lines += [
+            "",
+            f"| {PARTS[part]} | implicit | with think | thoughts right | query-only | gain by the picture | held-out pairs: with think |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for kind, cell in rows["implicit"]["correct"].items():
+            thought = "" if kind == "overall" else f"{result['thoughts'][kind]['value']:.2f}"
+            others = rows["query-only"], gains[part], held[part]["think"]
+            drawn = shown(cell), shown(rows["think"]["correct"][kind]), thought, *(shown(row["correct"].get(kind)) for row in others)
+            lines.append(f"| {title(kind, 'flatland_edit')} | {' | '.join(drawn)} |")
+    return lines[1:]
 
 
 def fill(page: Path, start: str, lines: Sequence[str]) -> None:
@@ -139,14 +158,19 @@ def shown(cell: Mapping[str, Any] | None) -> str:
     return f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]" if cell else ""
 
 
-def title(kind: str) -> str:
-    return "**overall**" if kind == "overall" else benchmarks.load("flatland").title_of(kind)
+def title(kind: str, benchmark: str = "flatland") -> str:
+    return "**overall**" if kind == "overall" else benchmarks.load(benchmark).title_of(kind)
+
+
+TABLES = {"flatland": ("<!-- scores -->", scores), "flatland_edit": ("<!-- edit scores -->", edit_scores)}
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     if len(sys.argv) > 2:
-        return scores(result.read(Path(sys.argv[2])), folder / "flatland.md")
+        scored = result.read(Path(sys.argv[2]))
+        mark, table = TABLES[scored["identity"]["benchmark"]["name"]]
+        return fill(folder / "flatland.md", mark, table(scored))
     bridge(folder / "bridge.png")
     scenes(folder / "flatland-scenes.png")
     loss(folder / "flatland-loss.png")

@@ -23,7 +23,7 @@ def result(value: float = 0.5) -> dict[str, object]:
         "differences": {"bridge - hand_text_encoder": {"composition": cells}},
         "thoughts": {"overall": CELL, "negation": CELL},
     }
-    identity = {"scoring": {}, "benchmark": {}, "model": {}, "generation": {}}
+    identity = {"scoring": {}, "benchmark": {"name": "flatland"}, "model": {}, "generation": {}}
     return {"schema": SCHEMA, "variant": "flatland/exact", "pictures": {}, "identity": identity, **tables, "held_out": tables}
 
 
@@ -37,6 +37,28 @@ def test_the_table_of_scores_replaces_the_old_one(tmp_path: Path, monkeypatch: p
     assert text.startswith("before\n<!-- scores -->\n| composition |") and text.endswith("<!-- end -->\nafter\n") and "old" not in text
     assert "| two objects | 0.50 [0.25, 0.75] | 0.50 [0.25, 0.75] | 0.50 [0.25, 0.75] | 0.50 [0.25, 0.75] | 0.50 [0.25, 0.75] |" in text
     assert "| negation | 0.50 [0.25, 0.75] | 0.50 [0.25, 0.75] | 0.50 | 0.50 [0.25, 0.75] | 0.10 |" in text
+
+
+def test_the_tables_with_pictures_have_each_way_of_drawing(tmp_path: Path) -> None:
+    def rows(kinds: tuple[str, ...], value: float) -> dict[str, object]:
+        return {"correct": {kind: {**CELL, "value": value} for kind in ("overall", *kinds)}}
+
+    parts = {"edit": ("remove",), "given": ("mix", "both")}
+    ways = {
+        part: {"implicit": rows(kinds, 0.5), "think": rows(kinds, 0.75), "query-only": rows(kinds, 0.25)} for part, kinds in parts.items()
+    }
+    gain = {part: rows(kinds, 0.25) for part, kinds in parts.items()}
+    lines = figure.edit_scores(
+        {
+            "scores": ways,
+            "differences": {"implicit - query-only": gain},
+            "thoughts": {kind: CELL for kind in ("remove", "mix", "both")},
+            "held_out": {"scores": {part: {"think": {"correct": {}}} for part in parts}},
+        }
+    )
+    interval = "[0.25, 0.75]"
+    assert lines[3] == f"| remove | 0.50 {interval} | 0.75 {interval} | 0.50 | 0.25 {interval} | 0.25 {interval} |  |"
+    assert lines[4] == "" and lines[5].startswith("| pictures given | implicit | with think |") and len(lines) == 10
 
 
 def test_the_table_of_ablations_has_the_runs_that_are_done_averaged_over_seeds(tmp_path: Path) -> None:
