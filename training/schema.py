@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.interfaces import Example, Turn
-from metabridge.bridge.pixels import UNREADABLE
+from metabridge.bridge.pixels import UNREADABLE, upright
 
 FIELDS = ("prompt", "images", "target", "thought", "caption", "history")
 USUAL = {  # names under which public sets keep a field, looked for in this order where `map` does not name a column
@@ -26,7 +26,6 @@ USUAL = {  # names under which public sets keep a field, looked for in this orde
     "caption": ("native_caption",),
     "history": ("history",),
 }
-ORIENTATION = 0x0112  # of EXIF
 LITERAL = "="  # `map: {prompt: "=Keep the picture."}` is this text for every row
 
 
@@ -159,8 +158,7 @@ def decoded(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Im
     try:
         if size is not None and image.format == "JPEG":
             image.draft("RGB", (max(size),) * 2)  # either way up
-        if image.getexif().get(ORIENTATION, 1) != 1:  # every copy that is not made is a third of a JPEG's decoding
-            image = ImageOps.exif_transpose(image)
+        image = upright(image)  # a copy only where it was turned: one is a third of a JPEG's decoding
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image.load()
@@ -173,7 +171,7 @@ def decoded(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Im
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height as it is looked at, without decoding: a PNG's own getexif would read all of it."""
-    sideways = Image.Image.getexif(image).get(ORIENTATION, 1) in (5, 6, 7, 8)
+    sideways = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     return image.size[::-1] if sideways else image.size
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.pixels import UNREADABLE, eight_bits, on_white
+from metabridge.bridge.pixels import UNREADABLE, eight_bits, on_white, upright
 from metabridge.eval import store
 from metabridge.eval.benchmarks import Benchmark
 from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK, Item
@@ -109,7 +109,7 @@ def decoded(data: bytes) -> Image.Image:
         raise Unreadable("0 bytes")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return on_white(eight_bits(ImageOps.exif_transpose(image)))
+            return on_white(eight_bits(upright(image)))
     except UnidentifiedImageError as error:  # whose text names an address in memory
         raise Unreadable(f"no picture in its {len(data)} bytes") from error
     except UNREADABLE as error:
