@@ -22,7 +22,7 @@ from metabridge.bridge.settings import Objective
 class Batch:
     """One training step's rows."""
 
-    inputs: Inputs  # what the brain reads
+    inputs: tuple[Inputs, ...]  # what the brain reads, in groups of rows of like length: so there is less to pad
     pixels: Tensor | None  # [B, 3, H, W], what the hand should draw: uint8, or in [-1, 1]; None where its latents are there
     noise_seeds: tuple[int, ...]  # one a row: its noise and timestep
     captions: tuple[str | None, ...] | None = None  # for distillation, in words the hand's text encoder knows; None = no teacher
@@ -31,13 +31,14 @@ class Batch:
     teacher: Condition | None = None  # native conditions of the captions, where they are known already
     sources: Tensor | None = None  # [S, 3, H, W], as pixels: the pictures that the hand is given, row after row
     source_counts: tuple[int, ...] = ()  # one a row: how many of them are its own
+    order: tuple[int, ...] | None = None  # the rows as the groups have them, one group after another; None = as they come
 
     def to(self, device: torch.device) -> Batch:
         return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
 
     def apply(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with `change` applied to each tensor it holds."""
-        inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
+        inputs = tuple({name: change(tensor) for name, tensor in group.items()} for group in self.inputs)
         held = {"pixels": self.pixels, "latents": self.latents, "sources": self.sources}
         changed: dict[str, Any] = {name: None if tensor is None else change(tensor) for name, tensor in held.items()}
         teacher = None if self.teacher is None else self.teacher.apply(change)
@@ -92,10 +93,18 @@ class Bridge(nn.Module):
 
     def conditioned(self, batch: Batch) -> Condition:
         """What the brain read of a batch, and the latents of its source pictures."""
-        condition = self.condition(batch.inputs)
+        condition = self.connector(self.look(batch))
         if batch.sources is None:
             return condition
         return dataclasses.replace(condition, references=self.references(in_range(batch.sources), batch.source_counts))
+
+    def look(self, batch: Batch) -> Tensor:
+        """What the queries see of a batch, read as deep as the taps need: [B, N, taps * D]."""
+        seen = [self.brain.query(self.brain.read(inputs, depth=self.depth), self.queries, self.taps) for inputs in batch.inputs]
+        if batch.order is None:
+            return torch.cat(seen)
+        back = torch.tensor(batch.order).argsort()
+        return torch.cat(seen)[back.to(self.device, non_blocking=True)]
 
     def references(self, pixels: Tensor, counts: Sequence[int]) -> Tensor:
         """Source pictures [S, 3, H, W] in [-1, 1], `counts` of them a row -> [B, R, C, h, w], zeros where a row has fewer than R."""

@@ -62,12 +62,14 @@ class Train:
     warmup: int = setting(50, low=0)
     lr_queries: float = setting(0.0, low=0)  # of the queries; 0 = lr
     lr_hand: float = setting(0.0, low=0)  # of what hand.train trains; 0 = lr
+    lr_references: float = setting(0.0, low=0)  # of the hand's new input for source pictures; 0 = as the hand's
     schedule: str = setting("cosine", choices=("cosine", "constant", "wsd"))
     min_lr: float = setting(0.0, low=0, high=1)  # where the schedule ends, as a share of lr
     decay: float = setting(0.0, low=0, high=1)  # wsd: share of the steps, at the end, over which the rate falls
     weight_decay: float = setting(0.0, low=0)
     clip: float = setting(1.0, low=0)  # greatest norm of the gradient; 0 = no clipping
     ema: float = setting(0.999, low=0, high=0.999999)  # 0 = no EMA
+    length_groups: int = setting(1, low=1)  # groups of rows of like length in which the brain reads a batch: less padding
     precision: str = setting("float32", choices=("float32", "bfloat16", "float64"))
     shard: str = setting("none", choices=("none", "brain", "hand", "both"))  # frozen parts that are spread over the processes
     seed: int = setting(0, low=0, high=2**63 - 1)

@@ -189,7 +189,7 @@ def the_batch(recipe: Recipe, bridge: Bridge, prompt_tokens: int | None) -> Batc
     ordinary = torch.tensor(sorted(set(range(len(tokenizer))) - set(tokenizer.added_tokens_decoder)))
     chosen = torch.randint(len(ordinary), (len(batch.pixels), prompt_tokens), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ordinary[chosen], "attention_mask": torch.ones_like(chosen)}
-    return Batch(inputs, batch.pixels, batch.noise_seeds, batch.captions).to(bridge.device)
+    return Batch((inputs,), batch.pixels, batch.noise_seeds, batch.captions).to(bridge.device)
 
 
 def steps(recipe: Recipe, bridge: Bridge, batch: Batch, precision: str) -> dict[str, Step]:
@@ -204,7 +204,7 @@ def steps(recipe: Recipe, bridge: Bridge, batch: Batch, precision: str) -> dict[
         nonlocal weight
         bridge.queries.grad = None
         with autocast():
-            hidden = bridge.brain.query(bridge.brain.read(batch.inputs, depth=bridge.depth), bridge.queries, bridge.taps)
+            hidden = bridge.look(batch)
         hidden = hidden.to(bridge.queries.dtype)
         if weight is None:
             weight = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1)).to(hidden)
@@ -260,7 +260,7 @@ def run(job: Job, say: Callable[..., None]) -> None:
     rate = matmul_rate(dtype, device)
     meter = Meter(device)
     parts = steps(recipe, bridge, batch, precision)
-    mask = batch.inputs["attention_mask"]
+    masks = [inputs["attention_mask"] for inputs in batch.inputs]
     found = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -269,9 +269,9 @@ def run(job: Job, say: Callable[..., None]) -> None:
         "coarsest_dtype": {"brain": named(dtype), "step": named(coarsest([dtype, *(p.dtype for p in bridge.parameters())]))},
         "model_bytes": meter.base,
         "matmul_flops_per_s": rate,
-        "batch": len(mask),
-        "prompt_tokens": mask.shape[1],
-        "real_prompt_tokens": int(mask.sum()),
+        "batch": sum(map(len, masks)),
+        "prompt_tokens": max(mask.shape[1] for mask in masks),
+        "real_prompt_tokens": sum(int(mask.sum()) for mask in masks),
         "queries": len(bridge.queries),
         "layers": brain.num_layers,
         "depth": bridge.depth or brain.num_layers,

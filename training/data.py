@@ -63,6 +63,7 @@ class Mixture:
     def __init__(self, recipe: Recipe, hand: Hand) -> None:
         settings = recipe.train
         self.seed, self.batch_size, self._workers = settings.seed, settings.batch_size, settings.workers
+        self.length_groups = settings.length_groups
         self.sampled, self.distill = recipe.objective.latents == "sample", recipe.objective.distill > 0
         self.frames, self.references = Frames.of(hand, settings), hand.references
         self.shapes = {size: hand.latent_shape(*size) for size in self.frames.sizes}
@@ -206,8 +207,11 @@ class Mixture:
         return Drawn(example, caption, pixels, self._sources(example, size), tuple(skipped), latent_seed, latents, teacher)
 
     def _told(self, source: int, example: Example) -> str | None:
-        known = self.sources[source].task == "t2i" and self.sources[source].options.get("taught", True)
-        return (example.caption or example.thought or example.prompt) if known else None
+        made = self.sources[source]
+        if not made.options.get("taught", made.task == "t2i"):
+            return None
+        # a prompt on pictures says what should change, not what should be seen
+        return example.caption or example.thought or (example.prompt if made.task == "t2i" else None)
 
     def _sources(self, example: Example, size: Size) -> tuple[NDArray[np.uint8], ...]:
         """As the target is cut, so that what stays stands where it stood."""

@@ -55,7 +55,7 @@ def fix(
 
 def make_batch(rows: list[Drawn], seeds: list[int], collate: Collate) -> Batch:
     return Batch(
-        inputs=collate([row.example for row in rows]),
+        inputs=(collate([row.example for row in rows]),),
         pixels=stack([row.pixels for row in rows if row.pixels is not None]),
         noise_seeds=tuple(seeds),
         captions=tuple(row.caption for row in rows),

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from metabridge.bridge.errors import UserError
-from metabridge.bridge.interfaces import Collate, Condition
+from metabridge.bridge.examples import pictures
+from metabridge.bridge.interfaces import Collate, Condition, Example, Inputs
 from metabridge.bridge.model import Batch
 from metabridge.training.data import Drawn, Mixture, Skipped
 from metabridge.training.seeds import row_seed
@@ -91,8 +92,9 @@ def load(mixture: Mixture, collate: Collate, step: int, rows: range, room: Room 
             pictures[k] = row.pixels  # at once, while the processor still has them; the next picture is decoded into their memory
             row = dataclasses.replace(row, pixels=None)
         drawn.append(row)
+    inputs, order = grouped([row.example for row in drawn], collate, mixture.length_groups)
     batch = Batch(
-        inputs=collate([row.example for row in drawn]),
+        inputs=inputs,
         pixels=None if pictures is None else torch.from_numpy(pictures).permute(0, 3, 1, 2),
         noise_seeds=tuple(row_seed(mixture.seed, step, index, "noise") for index in rows),
         captions=tuple(row.caption for row in drawn),
@@ -100,8 +102,25 @@ def load(mixture: Mixture, collate: Collate, step: int, rows: range, room: Room 
         latent_seeds=tuple(row.latent_seed for row in drawn if row.latent_seed is not None) or None,
         **given(drawn),
         teacher=None if drawn[0].teacher is None else Condition.cat([row.teacher for row in drawn if row.teacher is not None]),
+        order=order,
     )
     return Loaded(batch, tuple(skip for row in drawn for skip in row.skipped), mixture.cursors())
+
+
+def grouped(examples: Sequence[Example], collate: Collate, groups: int) -> tuple[tuple[Inputs, ...], tuple[int, ...] | None]:
+    """Rows of like length together, each group padded to its own longest, and the rows in the order of the groups.
+
+    Before the brain's own processor has seen them, pictures and then letters say how long they are.
+    """
+    if groups == 1:
+        return (collate(examples),), None
+    order = sorted(range(len(examples)), key=lambda k: (len(pictures(examples[k])), letters(examples[k])))
+    parts = [part.tolist() for part in np.array_split(order, min(groups, len(order)))]
+    return tuple(collate([examples[k] for k in part]) for part in parts), tuple(order)
+
+
+def letters(example: Example) -> int:
+    return sum(len(text) for text in (example.prompt, example.thought or "", *(turn.text for turn in example.history)))
 
 
 def given(drawn: Sequence[Drawn]) -> dict[str, Any]:

@@ -16,13 +16,25 @@ from metabridge.bridge.settings import Train
 
 def adamw(model: nn.Module, settings: Train) -> torch.optim.AdamW:
     """AdamW over what needs a gradient, a group for each part and decay; `peak` is the group's own learning rate."""
-    peaks = {"queries": settings.lr_queries or settings.lr, "connector": settings.lr, "hand": settings.lr_hand or settings.lr}
+    hand = settings.lr_hand or settings.lr
+    peaks = {
+        "queries": settings.lr_queries or settings.lr,
+        "connector": settings.lr,
+        "hand": hand,
+        "references": settings.lr_references or hand,
+    }
     found: dict[tuple[str, bool], list[Tensor]] = {(part, decays): [] for part in peaks for decays in (True, False)}
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, parameter in trained.items():
         found[part_of(name), decays(name, parameter)].append(parameter)
-    if settings.lr_hand and not any(part_of(name) == "hand" for name in trained):
+    parts = {part_of(name) for name in trained}
+    if settings.lr_hand and not parts & {"hand", "references"}:
         raise UserError(f"train.lr_hand: {settings.lr_hand:g} given, but nothing of the hand is trained; set hand.train, or leave it out")
+    if settings.lr_references and "references" not in parts:
+        raise UserError(
+            f"train.lr_references: {settings.lr_references:g} given, but no input for source pictures is trained; "
+            "set hand.references, or leave it out"
+        )
     groups: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": settings.weight_decay if decayed else 0.0, "peak": peaks[part]}
         for (part, decayed), parameters in found.items()
@@ -34,6 +46,8 @@ def adamw(model: nn.Module, settings: Train) -> torch.optim.AdamW:
 
 def part_of(name: str) -> str:
     """Whose learning rate a trained parameter takes."""
+    if name.startswith("hand.reference_input."):
+        return "references"
     return {"queries": "queries", "hand": "hand"}.get(name.split(".")[0], "connector")
 
 

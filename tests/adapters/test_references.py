@@ -122,7 +122,7 @@ def test_the_latents_of_the_source_are_the_hands_own(bridges: dict[str, tuple[Br
 
 def test_a_batch_without_pictures_has_a_gradient_to_share_with_other_processes(bridges: dict[str, tuple[Bridge, Bridge]]) -> None:
     bridge = copy.deepcopy(bridges["sana"][1])
-    bridge(Batch(bridge.brain.collate([Example("a cat")]), torch.zeros(1, 3, 64, 64), (1,))).sum().backward()
+    bridge(Batch((bridge.brain.collate([Example("a cat")]),), torch.zeros(1, 3, 64, 64), (1,))).sum().backward()
     assert bridge.hand.reference_input is not None
     gradient = bridge.hand.reference_input.projection.weight.grad
     assert gradient is not None and not gradient.any()
@@ -157,7 +157,11 @@ def test_learning_to_look_is_saved_with_the_bridge(
     assert "hand.reference_input.projection.weight" in trained
     pixels = stacked([picture] * 2, (64, 64))
     batch = Batch(
-        bridge.brain.collate([Example("edit it", (picture,)), Example("a cat")]), pixels, (1, 2), sources=pixels[:1], source_counts=(1, 0)
+        (bridge.brain.collate([Example("edit it", (picture,)), Example("a cat")]),),
+        pixels,
+        (1, 2),
+        sources=pixels[:1],
+        source_counts=(1, 0),
     )
     optimizer = torch.optim.SGD(trained.values(), lr=0.1)
     for _ in range(2):

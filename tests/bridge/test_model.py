@@ -22,7 +22,7 @@ PROMPTS = ("a red cat", "two blue dogs in the snow", "a small yellow bird")
 
 def batch(bridge: Bridge, captions: tuple[str | None, ...] | None = None, images: tuple[Image.Image, ...] = ()) -> Batch:
     pixels = torch.rand(len(PROMPTS), 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return Batch(bridge.brain.collate([Example(prompt, images) for prompt in PROMPTS]), pixels, (1, 2, 3), captions)
+    return Batch((bridge.brain.collate([Example(prompt, images) for prompt in PROMPTS]),), pixels, (1, 2, 3), captions)
 
 
 def train(bridge: Bridge, steps: int, **parts: object) -> None:
@@ -73,7 +73,7 @@ def test_loss_of_a_batch_equals_its_singles(bridge: Bridge) -> None:
     rows = batch(bridge)
     together = bridge(rows)
     for k, prompt in enumerate(PROMPTS):
-        alone = bridge(Batch(bridge.brain.collate([Example(prompt)]), rows.pixels[k : k + 1], rows.noise_seeds[k : k + 1]))
+        alone = bridge(Batch((bridge.brain.collate([Example(prompt)]),), rows.pixels[k : k + 1], rows.noise_seeds[k : k + 1]))
         assert (together[k] - alone).abs().max() <= 1e-5
 
 
@@ -99,7 +99,7 @@ def test_distillation_alone_is_the_distance_to_the_native_prediction(brain_folde
     bridge = from_tree(brain_folder, hand_folder, objective={"distill": 1.0})
     plain = from_tree(brain_folder, hand_folder)
     rows = batch(bridge, captions=("a red cat", None, "a small yellow bird"))
-    latents, condition = bridge.hand.encode(rows.pixels), bridge.condition(rows.inputs)
+    latents, condition = bridge.hand.encode(rows.pixels), bridge.condition(rows.inputs[0])
     sigma, noise = bridge.hand._draw_noise(latents, bridge.objective, rows.noise_seeds)  # type: ignore[operator]
     noisy, timestep = (1 - sigma) * latents + sigma * noise, 1000 * sigma.flatten()
     native = bridge.hand.describe(["a red cat", "", "a small yellow bird"])
@@ -156,7 +156,7 @@ def test_float64_throughout(bridge: Bridge) -> None:
     rows = batch(bridge)
     loss = bridge(rows)
     assert loss.dtype == torch.float64
-    alone = bridge(Batch(bridge.brain.collate([Example(PROMPTS[0])]), rows.pixels[:1], rows.noise_seeds[:1]))
+    alone = bridge(Batch((bridge.brain.collate([Example(PROMPTS[0])]),), rows.pixels[:1], rows.noise_seeds[:1]))
     assert (loss[:1] - alone).abs().max() <= 1e-12
 
 

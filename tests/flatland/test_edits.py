@@ -9,9 +9,9 @@ import pytest
 from metabridge.eval.detect.flatland import Found, detect
 from metabridge.training.flatland.captions import split
 from metabridge.training.flatland.dialogues import dialogue, frames
-from metabridge.training.flatland.edits import EDITS, new_edit
+from metabridge.training.flatland.edits import EDITS, Edit, new_edit
 from metabridge.training.flatland.lessons import dialogue_lesson, edit_lesson
-from metabridge.training.flatland.picture_rows import PICTURE_ROWS
+from metabridge.training.flatland.picture_rows import PICTURE_ROWS, misread
 from metabridge.training.flatland.places import CORNERS, MIDDLE, PLACES, Object, describe, layout_of, place_of, placed
 from metabridge.training.flatland.rows import row
 from metabridge.training.flatland.sources import compose, reconstruct
@@ -144,6 +144,24 @@ def test_rows_on_pictures_end_in_their_target(task):
         if task == "edit":
             assert row.images[0].tobytes() != row.target.tobytes()
     assert 15 < thinks < 45
+
+
+def test_misread_thoughts_take_one_object_for_another():
+    """In nothing but its color or place: every shape of the target is there, once, where something can stand."""
+    wrong = 0
+    for seed in range(MANY):
+        e = new_edit(random.Random(seed))
+        seen = misread(random.Random(seed), e.source, e.target)
+        wrong += describe(seen) != describe(e.target)
+        assert sorted(o.shape for o in seen.objects) == sorted(o.shape for o in e.target.objects)
+        assert len({place_of(o) for o in seen.objects}) == len(seen.objects)
+        assert {o.color for o in seen.objects} <= {o.color for o in (*e.source.objects, *e.target.objects)}
+        assert not Edit("", "", e.target, seen).held_out
+    assert 0.2 < wrong / MANY < 0.5
+    right, misled = ([PICTURE_ROWS["edit"](seed, 1.0, misread=share) for seed in range(60)] for share in (0.0, 1.0))
+    assert [row.prompt for row in right] == [row.prompt for row in misled]
+    assert 10 < sum(a.thought != b.thought for a, b in zip(right, misled, strict=True)) < 30
+    assert all(a.target.tobytes() == b.target.tobytes() for a, b in zip(right, misled, strict=True))
 
 
 def test_captions_of_placed_objects_are_what_is_drawn():

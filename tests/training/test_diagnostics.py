@@ -66,7 +66,7 @@ def test_the_gaps_are_those_of_predictions_and_losses(tree: Tree) -> None:
     with torch.no_grad():
         null = bridge.condition(bridge.brain.collate([Example("")])).expand(4)
         for batch in pairs.batches:
-            latents, own = bridge.latents(batch), bridge.condition(batch.inputs)
+            latents, own = bridge.latents(batch), bridge.condition(batch.inputs[0])
             told, untold = (bridge.hand.respond(latents, c, bridge.objective, batch.noise_seeds) for c in (own, null))
             change.append((told - untold).square().mean())
             size.append(told.square().mean())

@@ -14,7 +14,7 @@ from metabridge.bridge.model import Bridge
 from metabridge.bridge.recipe import Recipe
 from metabridge.training.data import Mixture
 from metabridge.training.feeds import Streamed
-from metabridge.training.loader import Loaded, Share, batches
+from metabridge.training.loader import Loaded, Share, batches, load
 from metabridge.training.schema import BadRow, Raw, Schema
 from tests.rows import picture, write_jsonl, write_pictures
 
@@ -47,7 +47,10 @@ def pictured(tree: Tree, tmp_path: Path) -> Tree:
 
 def same(a: Loaded, b: Loaded) -> bool:
     assert a.batch.pixels is not None and b.batch.pixels is not None
-    tensors = [(a.batch.pixels, b.batch.pixels), *((a.batch.inputs[name], b.batch.inputs[name]) for name in a.batch.inputs)]
+    tensors = [
+        (a.batch.pixels, b.batch.pixels),
+        *((x[name], y[name]) for x, y in zip(a.batch.inputs, b.batch.inputs, strict=True) for name in x),
+    ]
     return a.skipped == b.skipped and a.batch.captions == b.batch.captions and all(torch.equal(x, y) for x, y in tensors)
 
 
@@ -69,6 +72,24 @@ def test_workers_are_a_thread(pictured: Tree, bridge: Bridge) -> None:
         pixels = [half[step].batch.pixels for half in halves]
         joined = [loaded.batch.pixels for loaded in thread[2 * step : 2 * step + 2]]
         assert torch.equal(torch.cat([p for p in pixels if p is not None]), torch.cat([p for p in joined if p is not None]))
+
+
+def test_groups_of_like_length_change_the_padding_alone(tree: Tree, bridge: Bridge) -> None:
+    tree["objective"] = {"think": 0.5}
+    tree["data"] = [{"source": "flatland", "task": "t2i"}, {"source": "flatland", "task": "dialogue"}]
+    whole, parted = (
+        load(
+            Mixture(Recipe.from_dict(tree | {"train": tree["train"] | {"batch_size": 8, "length_groups": groups}}), bridge.hand),
+            bridge.brain.collate,
+            0,
+            range(8),
+        )
+        for groups in (1, 3)
+    )
+    (longest,), parts = ([group["input_ids"].shape for group in loaded.batch.inputs] for loaded in (whole, parted))
+    assert [len(part) for part in (parted.batch.order[:3], parted.batch.order[3:6], parted.batch.order[6:])] == [rows for rows, _ in parts]
+    assert parts[0][1] < parts[2][1] <= longest[1]
+    assert torch.allclose(bridge(whole.batch), bridge(parted.batch), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -68,6 +68,18 @@ def test_the_teacher_is_told_the_plain_caption(tree: Tree, hand: Hand) -> None:
     assert {row.caption for row in drawn if not row.example.prompt} == {""}
 
 
+def test_rows_on_pictures_are_taught_where_the_recipe_says_so(tree: Tree, hand: Hand) -> None:
+    """A prompt on pictures is no caption: the teacher is told the thought, or nothing."""
+    tree["objective"] = {"think": 0.5, "drop_text": 0.2}
+    tree["data"] = [{"source": "flatland", "task": "compose"}]
+    assert {row.caption for row in rows(tree, hand, 20)} == {None}
+    tree["data"][0]["taught"] = True
+    drawn = rows(tree, hand, 60)
+    assert all(row.caption == row.example.thought for row in drawn) and 10 < sum(row.caption is not None for row in drawn) < 50
+    tree["data"] = [{"source": "flatland", "taught": False}]
+    assert {row.caption for row in rows(tree, hand, 20)} == {None}
+
+
 @pytest.mark.parametrize("think", [0.0, 0.5, 1.0])
 def test_prompts_for_the_sheet(tree: Tree, hand: Hand, think: float) -> None:
     """Also where every row has a thought: then the thoughts, which say what is drawn."""

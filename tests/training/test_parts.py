@@ -104,6 +104,20 @@ def test_every_part_has_its_rate_and_decay() -> None:
         adamw(model, Train(lr_hand=3))
 
 
+def test_the_input_for_source_pictures_has_its_rate() -> None:
+    model = Parts()
+    model.hand.reference_input = torch.nn.Linear(3, 3, bias=False)
+    given = {id(group["params"][0]): group["peak"] for group in adamw(model, Train(lr=1, lr_hand=3, lr_references=4)).param_groups}
+    assert given[id(model.hand.reference_input.weight)] == 4 and given[id(model.hand.bias)] == 3
+    as_hand = {id(group["params"][0]): group["peak"] for group in adamw(model, Train(lr=1, lr_hand=3)).param_groups}
+    assert as_hand[id(model.hand.reference_input.weight)] == 3
+    model.hand.weight.requires_grad_(False), model.hand.bias.requires_grad_(False)
+    assert [group["peak"] for group in adamw(model, Train(lr=1, lr_hand=3)).param_groups] == [1, 1, 1, 3]
+    del model.hand.reference_input
+    with pytest.raises(UserError, match=r"train.lr_references: 4 given, but no input for source pictures is trained; set hand.references"):
+        adamw(model, Train(lr_references=4))
+
+
 def test_restored_moments_keep_the_recipes_rates() -> None:
     """Other groups' rates and decays, and still the moments of the same parameters."""
     model = Parts()

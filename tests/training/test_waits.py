@@ -90,7 +90,7 @@ def test_no_wait_between_the_query_and_the_end_of_the_step(tree: Tree) -> None:
     learner = Learner(bridge, recipe.train)
     batches = [load(Mixture(recipe, bridge.hand), bridge.brain.collate, k, range(4)).batch for k in range(2)]
     for number, batch in enumerate(batches):  # the first allocates, picks kernels, makes the optimizer's moments
-        inputs, pixels = ({k: x.cuda() for k, x in batch.inputs.items()}, batch.pixels.cuda())
+        inputs, pixels = ({k: x.cuda() for k, x in batch.inputs[0].items()}, batch.pixels.cuda())
         with torch.autocast("cuda", torch.bfloat16):
             hidden = bridge.brain.query(bridge.brain.read(inputs, depth=bridge.depth), bridge.queries, bridge.taps)
         torch.cuda.synchronize()

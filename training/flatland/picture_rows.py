@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from metabridge.bridge.interfaces import Example, Turn
 from metabridge.training.flatland.dialogues import dialogue, frames
 from metabridge.training.flatland.edits import new_edit
-from metabridge.training.flatland.places import describe
+from metabridge.training.flatland.places import describe, in_order, place_of
 from metabridge.training.flatland.sources import Given, compose, reconstruct
-from metabridge.training.flatland.world import draw
+from metabridge.training.flatland.world import HELD_OUT_PAIRS, Scene, draw
 
 
-def edit_row(seed: int, think: float) -> Example:
+def edit_row(seed: int, think: float, misread: float = 0.0) -> Example:
     rng = random.Random(seed)
     e = new_edit(rng)
-    thought = describe(e.target) if rng.random() < think else None
+    thought = _thought(rng, e.source, e.target, misread) if rng.random() < think else None
     return Example(e.text, (draw(e.source),), draw(e.target), thought=thought)
 
 
@@ -30,7 +31,7 @@ def reconstruct_row(seed: int, think: float) -> Example:
     return _given(rng, reconstruct(rng), think)
 
 
-def dialogue_row(seed: int, think: float) -> Example:
+def dialogue_row(seed: int, think: float, misread: float = 0.0) -> Example:
     """One turn of three: a conversation thinks in every turn or in none."""
     rng = random.Random(seed)
     said = frames(rng) if rng.random() < 0.2 else dialogue(rng)
@@ -40,7 +41,8 @@ def dialogue_row(seed: int, think: float) -> Example:
         thought = describe(turn.scene) if thinks else ""
         history += [Turn("user", turn.text, think=thinks), Turn("assistant", thought, (draw(turn.scene),))]
     now = said[last]
-    return Example(now.text, (), draw(now.scene), tuple(history), describe(now.scene) if thinks else None)
+    thought = _thought(rng, said[last - 1].scene, now.scene, misread if last else 0.0) if thinks else None
+    return Example(now.text, (), draw(now.scene), tuple(history), thought)
 
 
 def _given(rng: random.Random, given: Given, think: float) -> Example:
@@ -48,7 +50,32 @@ def _given(rng: random.Random, given: Given, think: float) -> Example:
     return Example(given.text, tuple(draw(scene) for scene in given.sources), draw(given.target), thought=thought)
 
 
-PICTURE_ROWS: dict[str, Callable[[int, float], Example]] = {
+def _thought(rng: random.Random, source: Scene, target: Scene, share: float) -> str:
+    return describe(misread(rng, source, target) if share and rng.random() < share else target)
+
+
+def misread(rng: random.Random, source: Scene, target: Scene) -> Scene:
+    """The target as a brain has it that takes the color or the place of one object for another's, as most wrong thoughts of edits do.
+
+    The words and the picture still say what is right: a hand that is given both learns to trust them more than the thought.
+    """
+    things = list(target.objects)
+    if len({thing.shape for thing in things}) < len(things):
+        return target
+    thing, other = rng.choice(things), rng.choice([*source.objects, *things])
+    if rng.random() < 0.75:
+        swapped = {thing: replace(thing, color=other.color)}
+        if other in things and rng.random() < 0.5:
+            swapped[other] = replace(other, color=thing.color)
+    else:
+        swapped = {there: replace(there, x=thing.x, y=thing.y) for there in things if place_of(there) == place_of(other)}
+        swapped[thing] = replace(thing, x=other.x, y=other.y)
+    if any((new.color, new.shape) in HELD_OUT_PAIRS for new in swapped.values()):
+        return target
+    return in_order([swapped.get(thing, thing) for thing in things])
+
+
+PICTURE_ROWS: dict[str, Callable[..., Example]] = {
     "edit": edit_row,
     "compose": compose_row,
     "reconstruct": reconstruct_row,

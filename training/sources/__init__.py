@@ -29,7 +29,7 @@ class Reading:
     """Options that every source has, beside `map`."""
 
     holdout: int = setting(0, low=0)  # rows kept out of the training, for validation
-    taught: bool = True  # whether the hand's own text encoder knows these captions: no distillation without
+    taught: bool = True  # whether the hand's own text encoder knows these captions: no distillation without; false by default but for t2i
     think: float = setting(-1.0, low=0, high=1)  # these four in the place of the objective's
     drop_text: float = setting(-1.0, low=0, high=1)
     drop_image: float = setting(-1.0, low=0, high=1)

@@ -10,15 +10,18 @@ from metabridge.training.flatland.picture_rows import PICTURE_ROWS
 from metabridge.training.flatland.rows import row
 
 
-def load(think: float, task: str, reworded: float = 0.0, placed: float = 0.0) -> Make:
+def load(think: float, task: str, reworded: float = 0.0, placed: float = 0.0, misread: float = 0.0) -> Make:
     """`think`: share of rows with a thought. Of text to image alone, shares of the captions: `reworded` = in other words, `placed` = of
-    objects at named places, as edits have them.
+    objects at named places, as edits have them. Of edits and dialogues, `misread`: share of the thoughts that give one object
+    another's color or place.
     """
-    for name, value in (("reworded", reworded), ("placed", placed)):
+    for name, value, tasks in (("reworded", reworded, ("t2i",)), ("placed", placed, ("t2i",)), ("misread", misread, ("edit", "dialogue"))):
         if not 0 <= value <= 1:
             raise UserError(f"data flatland.{name}: {value} given; it is a share of the rows, 0 to 1")
-        if value and task != "t2i":
-            raise UserError(f"data flatland.{name}: {value} given, but it has an effect with task: t2i alone; leave it out")
+        if value and task not in tasks:
+            raise UserError(
+                f"data flatland.{name}: {value} given, but it has an effect with task: {' or '.join(tasks)} alone; leave it out"
+            )
     if task == "t2i":
         return partial(row, think=think, reworded=reworded, placed=placed)
-    return partial(PICTURE_ROWS[task], think=think)
+    return partial(PICTURE_ROWS[task], think=think, **({"misread": misread} if misread else {}))
