@@ -8,22 +8,25 @@ from dataclasses import replace
 
 from metabridge.bridge.interfaces import Example, Turn
 from metabridge.training.flatland.dialogues import dialogue, frames
-from metabridge.training.flatland.edits import new_edit
+from metabridge.training.flatland.edits import EDITS, new_edit
 from metabridge.training.flatland.places import describe, in_order, place_of
 from metabridge.training.flatland.sources import Given, compose, reconstruct
 from metabridge.training.flatland.world import HELD_OUT_PAIRS, Scene, draw
 
+_WEIGHTS = {"recolor": 3, "replace": 3, "add": 5, "remove": 2, "move": 2, "keep": 1}  # what is new has to be bound, what stays is shown
+MISREAD = ("recolor", "remove", "move", "keep")  # of the others Flatland's brain gives nearly every thought right
+
 
 def edit_row(seed: int, think: float, misread: float = 0.0) -> Example:
     rng = random.Random(seed)
-    e = new_edit(rng)
-    thought = _thought(rng, e.source, e.target, misread) if rng.random() < think else None
+    e = new_edit(rng, rng.choices(EDITS, weights=[_WEIGHTS[kind] for kind in EDITS])[0])
+    thought = _thought(rng, e.source, e.target, misread if e.kind in MISREAD else 0.0) if rng.random() < think else None
     return Example(e.text, (draw(e.source),), draw(e.target), thought=thought)
 
 
 def compose_row(seed: int, think: float) -> Example:
     rng = random.Random(seed)
-    return _given(rng, compose(rng), think)
+    return _given(rng, compose(rng, rng.choice(("mix", "both"))), think)
 
 
 def reconstruct_row(seed: int, think: float) -> Example:
@@ -41,7 +44,7 @@ def dialogue_row(seed: int, think: float, misread: float = 0.0) -> Example:
         thought = describe(turn.scene) if thinks else ""
         history += [Turn("user", turn.text, think=thinks), Turn("assistant", thought, (draw(turn.scene),))]
     now = said[last]
-    thought = _thought(rng, said[last - 1].scene, now.scene, misread if last else 0.0) if thinks else None
+    thought = _thought(rng, said[last - 1].scene, now.scene, misread if now.kind in MISREAD else 0.0) if thinks else None
     return Example(now.text, (), draw(now.scene), tuple(history), thought)
 
 
