@@ -45,21 +45,20 @@ class Nulls:
         if scale == 1.0 and image_scale == 1.0:
             return []
         # v = v_00 + s_I (v_0I - v_00) + s_T (v_TI - v_0I): with s_I = 1 the first row cancels, without pictures the first two are one
-        blind = self._blind(negative_prompt).expand(len(examples))
         if not any(pictures(example) for example in examples):
-            return [Null(blind, scale, False)]
+            return [Null(self._blind(negative_prompt, len(examples)), scale, False)]
         pictured = Null(self.pictured(examples, negative_prompt, read), scale, True)
-        return [pictured] if image_scale == 1.0 else [Null(blind, image_scale, False), pictured]
+        return [pictured] if image_scale == 1.0 else [Null(self._blind(negative_prompt, len(examples)), image_scale, False), pictured]
 
     def pictured(self, examples: Sequence[Example], negative_prompt: str, read: Callable[[list[Example]], Condition]) -> Condition:
         """The pictures without the words."""
         return read([dataclasses.replace(without_text(example), prompt=negative_prompt) for example in examples])
 
-    def _blind(self, negative_prompt: str) -> Condition:
+    def _blind(self, negative_prompt: str, rows: int) -> Condition:
         brain, key = self.bridge.brain, (negative_prompt, self.bridge.device)
         if key not in self.memories:
             self.memories[key] = brain.read(brain.collate([Example(negative_prompt)]), depth=self.bridge.depth)
-        return self.bridge.condition_from(self.memories[key])
+        return self.bridge.condition_from(self.memories[key]).expand(rows)
 
     def _warn_untrained(self, examples: Sequence[Example], negative_prompt: str, scale: float, image_scale: float) -> None:
         """A null row that training never showed says nothing of use."""
