@@ -93,7 +93,7 @@ class Bridge(nn.Module):
 
     def conditioned(self, batch: Batch) -> Condition:
         """What the brain read of a batch, and the latents of its source pictures."""
-        condition = self.connector(self.look(batch))
+        condition: Condition = self.connector(self.look(batch))
         if batch.sources is None:
             return condition
         return dataclasses.replace(condition, references=self.references(in_range(batch.sources), batch.source_counts))
