@@ -31,7 +31,7 @@ class Batch:
     teacher: Condition | None = None  # native conditions of the captions, where they are known already
     sources: Tensor | None = None  # [S, 3, H, W], as pixels: the pictures that the hand is given, row after row
     source_counts: tuple[int, ...] = ()  # one a row: how many of them are its own
-    order: tuple[int, ...] | None = None  # the rows as the groups have them, one group after another; None = as they come
+    places: Tensor | None = None  # [B], where each row stands in the groups, taken one after another; None = as they come
 
     def to(self, device: torch.device) -> Batch:
         return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
@@ -39,7 +39,7 @@ class Batch:
     def apply(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with `change` applied to each tensor it holds."""
         inputs = tuple({name: change(tensor) for name, tensor in group.items()} for group in self.inputs)
-        held = {"pixels": self.pixels, "latents": self.latents, "sources": self.sources}
+        held = {"pixels": self.pixels, "latents": self.latents, "sources": self.sources, "places": self.places}
         changed: dict[str, Any] = {name: None if tensor is None else change(tensor) for name, tensor in held.items()}
         teacher = None if self.teacher is None else self.teacher.apply(change)
         return dataclasses.replace(self, inputs=inputs, teacher=teacher, **changed)
@@ -101,10 +101,7 @@ class Bridge(nn.Module):
     def look(self, batch: Batch) -> Tensor:
         """What the queries see of a batch, read as deep as the taps need: [B, N, taps * D]."""
         seen = [self.brain.query(self.brain.read(inputs, depth=self.depth), self.queries, self.taps) for inputs in batch.inputs]
-        if batch.order is None:
-            return torch.cat(seen)
-        back = torch.tensor(batch.order).argsort()
-        return torch.cat(seen)[back.to(self.device, non_blocking=True)]
+        return seen[0] if batch.places is None else torch.cat(seen)[batch.places]
 
     def references(self, pixels: Tensor, counts: Sequence[int]) -> Tensor:
         """Source pictures [S, 3, H, W] in [-1, 1], `counts` of them a row -> [B, R, C, h, w], zeros where a row has fewer than R."""

@@ -92,7 +92,7 @@ def load(mixture: Mixture, collate: Collate, step: int, rows: range, room: Room 
             pictures[k] = row.pixels  # at once, while the processor still has them; the next picture is decoded into their memory
             row = dataclasses.replace(row, pixels=None)
         drawn.append(row)
-    inputs, order = grouped([row.example for row in drawn], collate, mixture.length_groups)
+    inputs, places = grouped([row.example for row in drawn], collate, mixture.length_groups)
     batch = Batch(
         inputs=inputs,
         pixels=None if pictures is None else torch.from_numpy(pictures).permute(0, 3, 1, 2),
@@ -102,13 +102,13 @@ def load(mixture: Mixture, collate: Collate, step: int, rows: range, room: Room 
         latent_seeds=tuple(row.latent_seed for row in drawn if row.latent_seed is not None) or None,
         **given(drawn),
         teacher=None if drawn[0].teacher is None else Condition.cat([row.teacher for row in drawn if row.teacher is not None]),
-        order=order,
+        places=places,
     )
     return Loaded(batch, tuple(skip for row in drawn for skip in row.skipped), mixture.cursors())
 
 
-def grouped(examples: Sequence[Example], collate: Collate, groups: int) -> tuple[tuple[Inputs, ...], tuple[int, ...] | None]:
-    """Rows of like length together, each group padded to its own longest, and the rows in the order of the groups.
+def grouped(examples: Sequence[Example], collate: Collate, groups: int) -> tuple[tuple[Inputs, ...], Tensor | None]:
+    """Rows of like length together, each group padded to its own longest, and where each row stands in them.
 
     Before the brain's own processor has seen them, pictures and then letters say how long they are.
     """
@@ -116,7 +116,7 @@ def grouped(examples: Sequence[Example], collate: Collate, groups: int) -> tuple
         return (collate(examples),), None
     order = sorted(range(len(examples)), key=lambda k: (len(pictures(examples[k])), letters(examples[k])))
     parts = [part.tolist() for part in np.array_split(order, min(groups, len(order)))]
-    return tuple(collate([examples[k] for k in part]) for part in parts), tuple(order)
+    return tuple(collate([examples[k] for k in part]) for part in parts), torch.tensor(order).argsort()
 
 
 def letters(example: Example) -> int:

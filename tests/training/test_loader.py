@@ -87,7 +87,7 @@ def test_groups_of_like_length_change_the_padding_alone(tree: Tree, bridge: Brid
         for groups in (1, 3)
     )
     (longest,), parts = ([group["input_ids"].shape for group in loaded.batch.inputs] for loaded in (whole, parted))
-    assert [len(part) for part in (parted.batch.order[:3], parted.batch.order[3:6], parted.batch.order[6:])] == [rows for rows, _ in parts]
+    assert [rows for rows, _ in parts] == [3, 3, 2] and sorted(parted.batch.places.tolist()) == list(range(8))
     assert parts[0][1] < parts[2][1] <= longest[1]
     assert torch.allclose(bridge(whole.batch), bridge(parted.batch), atol=1e-5)
 

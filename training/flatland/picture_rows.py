@@ -54,7 +54,7 @@ def _given(rng: random.Random, given: Given, think: float) -> Example:
 
 
 def _thought(rng: random.Random, source: Scene, target: Scene, share: float) -> str:
-    return describe(misread(rng, source, target) if share and rng.random() < share else target)
+    return describe(misread(rng, source, target) if rng.random() < share else target)
 
 
 def misread(rng: random.Random, source: Scene, target: Scene) -> Scene:
