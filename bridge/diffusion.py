@@ -49,10 +49,11 @@ class DiffusionHand(Hand):
         data = equations.squared_error(prediction, target)
         if teacher is None:
             return data
+        rows = torch.arange(len(data), device=data.device) if taught is None else taught
         with torch.no_grad(), self.untouched():
-            native = self.predict(noisy, timestep, teacher)
-        weight = objective.distill * (torch.ones_like(data) if taught is None else taught.to(data))
-        return equations.mix_distillation(data, equations.squared_error(prediction, native), weight)
+            native = self.predict(noisy[rows], timestep[rows], teacher)
+        distilled = equations.squared_error(prediction[rows], native)
+        return data.index_copy(0, rows, equations.mix_distillation(data[rows], distilled, objective.distill))
 
     def respond(self, latents: Tensor, condition: Condition, objective: Objective, noise_seeds: Sequence[int]) -> Tensor:
         noisy, timestep, _ = self._noised(latents, objective, noise_seeds)

@@ -204,8 +204,8 @@ class Hand(nn.Module):
     ) -> Tensor:
         """Per-example loss [B]; noise and timestep of row i come from a CPU generator seeded with noise_seeds[i].
 
-        `teacher` is the native conditioning whose prediction is the target of distillation, `taught` [B] the rows that have one
-        (None = all).
+        `teacher` [T] is the native conditioning whose prediction is the target of distillation, `taught` [T] the indices of the rows it is
+        for (None = all); the hand as it came is run on these alone.
         """
         raise NotImplementedError
 

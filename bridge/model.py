@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from metabridge.bridge.attention import fastest_reading
 from metabridge.bridge.connector import Connector
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Brain, Condition, Hand, Inputs, Memory
@@ -100,7 +101,9 @@ class Bridge(nn.Module):
 
     def look(self, batch: Batch) -> Tensor:
         """What the queries see of a batch, read as deep as the taps need: [B, N, taps * D]."""
-        seen = [self.brain.query(self.brain.read(inputs, depth=self.depth), self.queries, self.taps) for inputs in batch.inputs]
+        with fastest_reading():
+            memories = [self.brain.read(inputs, depth=self.depth) for inputs in batch.inputs]
+        seen = [self.brain.query(memory, self.queries, self.taps) for memory in memories]
         return seen[0] if batch.places is None else torch.cat(seen)[batch.places]
 
     def references(self, pixels: Tensor, counts: Sequence[int]) -> Tensor:
@@ -117,7 +120,17 @@ class Bridge(nn.Module):
 
     def loss(self, batch: Batch, latents: Tensor, condition: Condition) -> Tensor:
         """Loss of each row, [B], under its own condition or another."""
-        teacher, taught = self._teacher(batch, condition)
+        captions = batch.captions
+        if not self.objective.distill or captions is None:
+            return self.hand.loss(latents, condition, self.objective, batch.noise_seeds)
+        told = [row for row, caption in enumerate(captions) if caption is not None]
+        taught = torch.tensor(told or [0]).to(self.device, non_blocking=True)
+        if not told:  # processes that share a hand run it equally often: once more, for nothing
+            unheard = dataclasses.replace(self.objective, distill=0.0)
+            return self.hand.loss(latents, condition, unheard, batch.noise_seeds, condition.rows(taught), taught)
+        teacher = self.hand.describe([captions[row] or "" for row in told]) if batch.teacher is None else batch.teacher.rows(taught)
+        if teacher is None:
+            raise UserError("objective.distill: this hand has no text encoder to learn from; set objective.distill=0")
         return self.hand.loss(latents, condition, self.objective, batch.noise_seeds, teacher, taught)
 
     def condition(self, inputs: Inputs) -> Condition:
@@ -137,18 +150,6 @@ class Bridge(nn.Module):
         trained = self.trained()
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         return {name: tensor for name, tensor in tensors.items() if name not in trained}
-
-    def _teacher(self, batch: Batch, own: Condition) -> tuple[Condition | None, Tensor | None]:
-        """The hand's native conditioning of the captions, and the rows that have one."""
-        if not self.objective.distill or batch.captions is None:
-            return None, None
-        taught = torch.tensor([caption is not None for caption in batch.captions]).to(self.device, non_blocking=True)
-        if not any(caption is not None for caption in batch.captions):
-            return own, taught  # it counts for nothing, but processes that share a hand run it equally often
-        teacher = batch.teacher or self.hand.describe([caption or "" for caption in batch.captions])
-        if teacher is None:
-            raise UserError("objective.distill: this hand has no text encoder to learn from; set objective.distill=0")
-        return teacher, taught
 
 
 def in_range(pixels: Tensor) -> Tensor:

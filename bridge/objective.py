@@ -50,7 +50,7 @@ def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction - target).square().flatten(1).mean(dim=1)
 
 
-def mix_distillation(data: Tensor, distilled: Tensor, weight: Tensor) -> Tensor:
-    """[B] each; a row without a teacher has weight 0."""
+def mix_distillation(data: Tensor, distilled: Tensor, weight: float) -> Tensor:
+    """Of the rows that have a teacher, [T] each."""
     # l = (1 - w) |p(x_t, c) - target|^2 + w |p(x_t, c) - p(x_t, c_native)|^2
     return (1 - weight) * data + weight * distilled

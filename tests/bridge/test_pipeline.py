@@ -41,11 +41,12 @@ def test_images_are_row_major(pipeline: BridgePipeline) -> None:
 
 @pytest.mark.parametrize("think", [False, True])
 def test_results_do_not_depend_on_the_batch(pipeline: BridgePipeline, think: bool) -> None:
-    small = BridgePipeline(pipeline.bridge, batch_size=2)
+    """In float64: linear attention of random weights divides by sums near zero, which makes 1e-4 of float32's rounding on some CPUs."""
+    exact = copy.deepcopy(pipeline.bridge).double()
     seeds = list(range(6))
     settings = {"num_images_per_prompt": 2, "seeds": seeds, "output_type": "latent", "think": think, "max_new_tokens": 5}
-    one, two = pipeline(PROMPTS, **settings), small(PROMPTS, **settings)
-    assert (stacked(one.images) - stacked(two.images)).abs().max() <= 1e-5
+    one, two = (BridgePipeline(exact, batch_size=size)(PROMPTS, **settings) for size in (16, 2))
+    assert (stacked(one.images) - stacked(two.images)).abs().max() <= 1e-9
     assert one.thoughts == two.thoughts
 
 
