@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from metabridge.eval.detect.flatland import detect
 from metabridge.training.flatland.rows import row
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +42,10 @@ def run(command, folder):
     assert done.stdout and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("metabridge ") and c not in OWN])
+EDITS = [c for c in COMMANDS if "scene.png" in c]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("metabridge ") and c not in OWN + EDITS])
 def test_command(command, tmp_path):
     run(command, tmp_path)
 
@@ -56,6 +61,14 @@ def test_a_folder_of_pictures_becomes_a_bridge(tmp_path):
     for command in OWN:
         run(command, tmp_path)
     assert (tmp_path / "sheet.png").exists() and (tmp_path / "star.png").exists()
+
+
+def test_a_picture_is_drawn_and_changed(tmp_path):
+    assert len(EDITS) == 2
+    for command in EDITS:
+        run(command, tmp_path)
+    with Image.open(tmp_path / "square.png") as drawn:
+        assert {(thing.color, thing.shape) for thing in detect(drawn)} == {("red", "square"), ("blue", "star")}
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])

@@ -1,11 +1,19 @@
-"""`metabridge eval flatland --suite flatland_edit` with the bridge that ships: all of it runs, whatever the drawings are like."""
+"""`metabridge eval BRIDGE --suite flatland_edit`: all of it runs, and the bridge that ships for it does what docs/flatland.md reports."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import pytest
 from conftest import Command
+
+REPORTED = {  # with think, docs/flatland.md
+    "edit": {"overall": 0.64},
+    "given": {"mix": 0.92, "both": 0.62, "reconstruct": 0.90},
+    "dialogue": {"dialogue": 0.64, "frames": 0.54},
+}
+EACH = 10  # prompts a kind
 
 
 def test_edits_and_conversations_end_to_end(metabridge: Command) -> None:
@@ -21,3 +29,15 @@ def test_edits_and_conversations_end_to_end(metabridge: Command) -> None:
 def test_a_row_without_references_needs_a_hand_that_takes_some(metabridge: Command, trained: Path) -> None:
     code, _, err = metabridge("eval", "plan", trained, "--suite", "flatland_edit", "--rows", "bridge,query-only", "-o", "edits")
     assert code == 2 and err == "metabridge: --rows query-only: the hand is given no source pictures in any case; leave query-only out\n"
+
+
+@pytest.mark.slow
+def test_the_bridge_for_pictures_is_as_good_as_reported(metabridge: Command) -> None:
+    """Two standard errors of a small sample below, so that its luck does not fail the test."""
+    assert metabridge("eval", "flatland-edit", "--suite", "flatland_edit", "--rows", "think", "--limit", EACH, "-o", "edits")[0] == 0
+    scores = json.loads(Path("edits/result.json").read_text())["scores"]
+    for part, kinds in REPORTED.items():
+        for kind, share in kinds.items():
+            prompts = EACH * (6 if kind == "overall" else 1)
+            least = share - 2 * (share * (1 - share) / prompts) ** 0.5
+            assert scores[part]["think"]["correct"][kind]["value"] >= least, (part, kind)
