@@ -246,6 +246,7 @@ def test_understanding_is_intact(brain_of: Callable[..., AutoBrain], folder_of: 
     brain.query(memory, some_queries(brain), (-1,)).sum().backward()
     texts, _ = brain.reply(memory, 8)
     bare = type(brain.model).from_pretrained(folder_of(name), dtype=torch.float32).eval()
+    bare.requires_grad_(False)  # torch takes another kernel for some products with weights that want a gradient, and rounds otherwise
     with torch.no_grad():
         assert torch.equal(brain.model(**inputs).logits, bare(**inputs).logits)
     ends = sorted(brain.end_tokens.tolist())
