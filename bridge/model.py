@@ -101,7 +101,7 @@ class Bridge(nn.Module):
 
     def look(self, batch: Batch) -> Tensor:
         """What the queries see of a batch, read as deep as the taps need: [B, N, taps * D]."""
-        with fastest_reading():
+        with fastest_reading(self.device):
             memories = [self.brain.read(inputs, depth=self.depth) for inputs in batch.inputs]
         seen = [self.brain.query(memory, self.queries, self.taps) for memory in memories]
         return seen[0] if batch.places is None else torch.cat(seen)[batch.places]

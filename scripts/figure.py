@@ -23,15 +23,12 @@ from metabridge.adapters import find_bridge, load_pipeline
 from metabridge.bridge.files import write_whole
 from metabridge.eval import benchmarks, result
 from metabridge.eval.columns import BASELINE
+from metabridge.scripts.walk import KNOWLEDGE
 from metabridge.training.flatland.captions import TAGS, captioned
 from metabridge.training.flatland.world import draw
 from metabridge.training.log import read_metrics
 
-PROMPTS = (
-    "a square with the color of a ripe banana",
-    "as many stars as a dog has legs",
-    "the shape of a starfish in the color of a carrot",
-)
+PROMPTS = tuple(prompt for prompt, _ in KNOWLEDGE)
 PARTS = {"edit": "edits", "given": "pictures given", "dialogue": "conversations"}
 END = "<!-- end -->"
 FROZEN, TRAINED, INK = "#dbe4f0", "#ffd9a0", "#1f2937"

@@ -79,8 +79,8 @@ class Shot:
 def drawn(pipe: BridgePipeline, asked: Sequence[tuple[str, str]], seed: int, image: Sequence[Image.Image] = ()) -> list[Shot]:
     """One picture of each prompt, all from the same pictures, with a thought first."""
     texts = [text for text, _ in asked]
-    given = [list(image) for _ in asked] if image else None
-    out = pipe(texts, image=given, think=True, seeds=[seed] * len(texts))
+    pictures = [list(image) for _ in asked] if image else None
+    out = pipe(texts, image=pictures, think=True, seeds=[seed] * len(texts))
     return [Shot(*row) for row in zip(out.images, texts, out.thoughts, [wanted for _, wanted in asked], strict=True)]
 
 

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.slow
 
 
 OWN = [c for c in COMMANDS if "my/pictures" in c or "runs/own" in c]
+EDITS = [c for c in COMMANDS if "scene.png" in c]
 
 
 def run(command, folder):
@@ -40,9 +41,6 @@ def run(command, folder):
     done = subprocess.run([sys.executable, "-m", "metabridge.scripts.cli", *words], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout and "Traceback" not in done.stderr
-
-
-EDITS = [c for c in COMMANDS if "scene.png" in c]
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("metabridge ") and c not in OWN + EDITS])

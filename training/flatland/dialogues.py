@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from metabridge.training.flatland.captions import captioned, dress
-from metabridge.training.flatland.edits import EDITS, edit
+from metabridge.training.flatland.edits import edit
 from metabridge.training.flatland.places import describe, placed
 from metabridge.training.flatland.world import Scene
 
@@ -29,7 +29,7 @@ def dialogue(rng: random.Random, turns: int = TURNS, wanted: str = "train", allo
     said = [Said(dress(rng, describe(scene), wanted), scene, "draw")]
     last = scene.objects[-1].shape
     while len(said) < turns:
-        kind = rng.choices(EDITS, weights=[_WEIGHTS[k] for k in EDITS])[0]
+        kind = rng.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
         done = edit(rng, kind, said[-1].scene, last, wanted, allow_held_out)
         if done is None:
             continue

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from metabridge.bridge.interfaces import Example, Turn
-from metabridge.training.flatland.dialogues import dialogue, frames
-from metabridge.training.flatland.edits import EDITS, new_edit
+from metabridge.training.flatland import dialogues
+from metabridge.training.flatland.edits import new_edit
 from metabridge.training.flatland.places import describe, in_order, place_of
 from metabridge.training.flatland.sources import Given, compose, reconstruct
 from metabridge.training.flatland.world import HELD_OUT_PAIRS, Scene, draw
@@ -19,7 +19,7 @@ MISREAD = ("recolor", "remove", "move", "keep")  # of the others Flatland's brai
 
 def edit_row(seed: int, think: float, misread: float = 0.0) -> Example:
     rng = random.Random(seed)
-    e = new_edit(rng, rng.choices(EDITS, weights=[_WEIGHTS[kind] for kind in EDITS])[0])
+    e = new_edit(rng, rng.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0])
     thought = _thought(rng, e.source, e.target, misread if e.kind in MISREAD else 0.0) if rng.random() < think else None
     return Example(e.text, (draw(e.source),), draw(e.target), thought=thought)
 
@@ -34,10 +34,10 @@ def reconstruct_row(seed: int, think: float) -> Example:
     return _given(rng, reconstruct(rng), think)
 
 
-def dialogue_row(seed: int, think: float, misread: float = 0.0) -> Example:
-    """One turn of three: a conversation thinks in every turn or in none."""
+def dialogue_row(seed: int, think: float, misread: float = 0.0, frames: float = 0.0) -> Example:
+    """One turn of three: a conversation thinks in every turn or in none. `frames`: share of those with one object in every picture."""
     rng = random.Random(seed)
-    said = frames(rng) if rng.random() < 0.2 else dialogue(rng)
+    said = dialogues.frames(rng) if rng.random() < frames else dialogues.dialogue(rng)
     thinks, last = rng.random() < think, rng.choice((0, 1, 1, 2, 2, 2))
     history = []
     for turn in said[:last]:

@@ -10,18 +10,25 @@ from metabridge.training.flatland.picture_rows import PICTURE_ROWS
 from metabridge.training.flatland.rows import row
 
 
-def load(think: float, task: str, reworded: float = 0.0, placed: float = 0.0, misread: float = 0.0) -> Make:
+def load(think: float, task: str, reworded: float = 0.0, placed: float = 0.0, misread: float = 0.0, frames: float = 0.0) -> Make:
     """`think`: share of rows with a thought. Of text to image alone, shares of the captions: `reworded` = in other words, `placed` = of
     objects at named places, as edits have them. Of edits and dialogues, `misread`: share of the thoughts that give one object
-    another's color or place.
+    another's color or place. Of dialogues, `frames`: share that shows one and the same object in every picture.
     """
-    for name, value, tasks in (("reworded", reworded, ("t2i",)), ("placed", placed, ("t2i",)), ("misread", misread, ("edit", "dialogue"))):
+    shares = {}
+    for name, value, tasks in (
+        ("reworded", reworded, ("t2i",)),
+        ("placed", placed, ("t2i",)),
+        ("misread", misread, ("edit", "dialogue")),
+        ("frames", frames, ("dialogue",)),
+    ):
         if not 0 <= value <= 1:
             raise UserError(f"data flatland.{name}: {value} given; it is a share of the rows, 0 to 1")
-        if value and task not in tasks:
+        if task in tasks:
+            shares[name] = value
+        elif value:
             raise UserError(
                 f"data flatland.{name}: {value} given, but it has an effect with task: {' or '.join(tasks)} alone; leave it out"
             )
-    if task == "t2i":
-        return partial(row, think=think, reworded=reworded, placed=placed)
-    return partial(PICTURE_ROWS[task], think=think, **({"misread": misread} if misread else {}))
+    make = row if task == "t2i" else PICTURE_ROWS[task]
+    return partial(make, think=think, **shares)
