@@ -167,6 +167,25 @@ def test_misread_thoughts_take_one_object_for_another():
     assert all(a.target.tobytes() == b.target.tobytes() for a, b in zip(right, misled, strict=True))
 
 
+def test_a_share_of_the_dialogues_keeps_one_object():
+    """In every picture of one shape, color and, up to how it meets the pixels, size."""
+    for seed in range(60):
+        row = PICTURE_ROWS["dialogue"](seed, 0.5, frames=1.0)
+        pictures = [*(turn.images[0] for turn in row.history if turn.images), row.target]
+        (first,) = detect(pictures[0])
+        for picture in pictures[1:]:
+            (same,) = (f for f in detect(picture) if (f.color, f.shape) == (first.color, first.shape))
+            assert all(abs(a - b) <= 1 for a, b in zip(sides(same.box), sides(first.box), strict=True))
+    none, some, every = ([PICTURE_ROWS["dialogue"](seed, 0.5, frames=share).prompt for seed in range(MANY)] for share in (0.0, 0.5, 1.0))
+    assert 0.3 < sum(a == b for a, b in zip(some, every, strict=True)) / MANY < 0.7
+    assert all(b in (a, c) for a, b, c in zip(none, some, every, strict=True))
+
+
+def sides(box: tuple[int, int, int, int]) -> tuple[int, int]:
+    left, top, right, bottom = box
+    return right - left, bottom - top
+
+
 def test_captions_of_placed_objects_are_what_is_drawn():
     made = [row(seed, think=0.5, placed=1.0) for seed in range(100)]
     for example in made:

@@ -116,6 +116,7 @@ def test_sources_that_do_not_exist_and_settings_without_effect(tree: Tree, hand:
     assert refused({"source": "flatlnad"}).startswith("flatlnad: no such source; did you mean flatland?")
     assert refused({"wieght": 2}).startswith("data flatland.wieght: no such setting; did you mean weight?")
     assert refused({"reworded": 2}) == "data flatland.reworded: 2 given; it is a share of the rows, 0 to 1"
+    assert refused({"frames": 0.5}) == "data flatland.frames: 0.5 given, but it has an effect with task: dialogue alone; leave it out"
     assert refused({"think": 2}) == "data flatland.think: 2.0 given; it is 1 at most"
     assert refused({"map": {}}).startswith("data flatland.map: this source makes its rows and has no columns")
     tree["objective"] = {"drop_image": 0.1}
