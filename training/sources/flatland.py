@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from metabridge.bridge.errors import UserError
+from metabridge.bridge.interfaces import Example
 from metabridge.training.feeds import Make
 from metabridge.training.flatland.picture_rows import PICTURE_ROWS
 from metabridge.training.flatland.rows import row
@@ -30,5 +32,5 @@ def load(think: float, task: str, reworded: float = 0.0, placed: float = 0.0, mi
             raise UserError(
                 f"data flatland.{name}: {value} given, but it has an effect with task: {' or '.join(tasks)} alone; leave it out"
             )
-    make = row if task == "t2i" else PICTURE_ROWS[task]
+    make: Callable[..., Example] = row if task == "t2i" else PICTURE_ROWS[task]
     return partial(make, think=think, **shares)
