@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import logging
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,7 @@ def assemble(recipe: Recipe, device: str = "cpu", scale: float | None = None, in
         torch.manual_seed(recipe.train.seed)
         with torch.device("meta" if device == "meta" else "cpu"):  # values are drawn on the CPU, the same for every device
             bridge = Bridge(brain, hand, recipe.connector, recipe.objective, scale)
+    bridge.thinks = recipe.thinks
     if start is not None:
         lay_over(start, bridge)
         bridge.init = {"path": init, "content_hash": content_hash(start.tensors)}
@@ -111,13 +113,13 @@ def requantized(recipe: Recipe, quantize: str) -> Recipe:
 
 def find_bridge(path_or_id: str | Path) -> Path:
     """The folder that holds bridge.json."""
-    path, name = Path(path_or_id).expanduser(), str(path_or_id)
+    path, name = Path(os.path.expanduser(path_or_id)), str(path_or_id)
     for folder in (path, path / "bridge"):
         if found := last_saved(folder):
             return found
     if name in shipped():
         return shipped()[name]
-    if path.exists():
+    if os.path.exists(path):
         raise UserError(f"{path}: no bridge in it; give a run folder (with bridge/bridge.json) or the folder that holds bridge.json")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _download(name)

@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 
 from metabridge.bridge.asked import SEEDS, Pictures, as_examples
-from metabridge.bridge.drawing import settings_of
+from metabridge.bridge.drawing import PICTURED, settings_of
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.examples import pictures, without_text
-from metabridge.bridge.interfaces import Example, Inputs, Memory
+from metabridge.bridge.interfaces import Example, Inputs, Memory, warn_of_cut
 from metabridge.bridge.interfaces import Turn as Message
-from metabridge.bridge.pipeline import THOUGHT, BridgePipeline, StepCallback, enough_memory
+from metabridge.bridge.pipeline import BridgePipeline, StepCallback, enough_memory
+from metabridge.bridge.thinking import THOUGHT
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,10 @@ class Turn:
     seed: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)  # of drawing
     forgotten: int = 0  # earlier turns that did not fit into the brain's context any more
+
+    def asked(self, before: Sequence[Turn]) -> Example:
+        """What the brain was given, after those of the turns before it that were not forgotten."""
+        return after(before[self.forgotten :], Example(self.prompt, self.images, thought=self.said if self.think else None))
 
     def messages(self) -> tuple[Message, Message]:
         drawn = () if self.drawn is None else (self.drawn,)
@@ -90,11 +95,11 @@ class Conversation:
         """
         (asked,) = as_examples(prompt, image, thought)
         think = (self.think if think is None else think) or thought is not None
-        history = tuple(message for turn in self.turns[self._forgotten :] for message in turn.messages())
-        example = dataclasses.replace(asked, history=history)
-        standing = {name: value for name, value in self.settings.items() if name not in OF_PICTURES or pictures(example)}
-        settings = {**standing, **known(settings)}
+        example = after(self.turns[self._forgotten :], asked)
+        settings = {**self.standing(example), **known(settings)}
         settings_of(self.pipeline.bridge.hand, [example], **settings)  # says what is wrong before anything is read
+        if think:
+            self.pipeline.warn_untaught()
         with enough_memory():
             read = self._read(asked, self.turns, think, self._forgotten, think and thought is None, settings)
             if callback_on_thought is not None and read.example.thought is not None:
@@ -119,7 +124,7 @@ class Conversation:
             raise UserError("again: nothing was drawn in the last turn; draw something first")
         last, settings = self.turns[-1], {**self.turns[-1].settings, **known(settings)}
         with enough_memory():
-            asked = Example(last.prompt, last.images, thought=last.said if last.think else None)
+            asked = last.asked(self.turns[:-1])
             read = self._reads[-1] or self._read(asked, self.turns[:-1], last.think, last.forgotten, False, settings)
             if settings.get("negative_prompt") != last.settings.get("negative_prompt"):
                 read = dataclasses.replace(read, textless=None)
@@ -127,6 +132,10 @@ class Conversation:
         self.turns[-1] = dataclasses.replace(last, drawn=drawn, seed=seed, settings=settings)
         self._reads[-1] = read
         return self.turns[-1]
+
+    def standing(self, example: Example) -> dict[str, Any]:
+        """The settings of every turn, without those that say nothing of an example that has no pictures."""
+        return {name: value for name, value in self.settings.items() if name not in OF_PICTURES or pictures(example)}
 
     def undo(self) -> Turn:
         """Take the last turn back, as if it had never been."""
@@ -178,17 +187,18 @@ class Conversation:
                 memory, textless = self._onto(inputs, None if before is None else before.memory), None
             if not write:
                 return Read(example, memory, forgotten, textless)
-            (tokens,), after = brain.say(memory, self.max_new_tokens)
+            (tokens,), grown = brain.say(memory, self.max_new_tokens)
+            warn_of_cut([tokens], self.max_new_tokens)
             said = brain.collate.text(tokens)
             words = brain.collate.words(said)
             if words["input_ids"][0].tolist() != tokens:
                 # they are not those of its words, as with a space at the start or a letter cut: what is seen and saved is what is read
-                after = brain.read(words, memory) if said else memory
-        return Read(dataclasses.replace(example, thought=said), after, forgotten, textless)
+                grown = brain.read(words, memory) if said else memory
+        return Read(dataclasses.replace(example, thought=said), grown, forgotten, textless)
 
     def _guided(self, settings: Mapping[str, Any]) -> bool:
         """Whether a drawing steps away from its pictures without the words."""
-        given = settings_of(self.pipeline.bridge.hand, [Example("", (Image.new("RGB", (1, 1)),))], **settings)
+        given = settings_of(self.pipeline.bridge.hand, [PICTURED], **settings)
         return given.guidance != 1.0 or given.image_guidance != 1.0 or given.preserve > 0
 
     def _with_null(self, example: Example, inputs: Inputs, before: Read | None, negative_prompt: str) -> tuple[Memory, Memory | None]:
@@ -214,7 +224,7 @@ class Conversation:
         bridge = self.pipeline.bridge
         most = bridge.brain.max_tokens
         while True:
-            example = dataclasses.replace(asked, history=tuple(m for turn in turns[forgotten:] for m in turn.messages()))
+            example = after(turns[forgotten:], asked)
             inputs, before = self._beyond(example, self._reads[len(turns) - 1] if turns else None, think, forgotten)
             length = inputs["input_ids"].shape[1] + (0 if before is None else before.memory.mask.shape[1]) + len(bridge.queries) + budget
             if length <= most or forgotten == len(turns):  # the brain itself refuses what is too long alone
@@ -244,6 +254,10 @@ class Conversation:
             textless = None if read.textless is None else pipeline.bridge.condition_from(read.textless)
         (image,) = pipeline.draw(condition, [read.example], 1, [torch.Generator().manual_seed(seed)], given, textless)
         return seed, image
+
+
+def after(turns: Sequence[Turn], asked: Example) -> Example:
+    return dataclasses.replace(asked, history=tuple(message for turn in turns for message in turn.messages()))
 
 
 def known(settings: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from metabridge.bridge.preserve import changed, keeping
 from metabridge.bridge.sampling import initial_noise
 from metabridge.bridge.sizes import Size, size_like, stacked
 
+PICTURED = Example("", (Image.new("RGB", (1, 1)),))  # stands for any that comes with a picture, where settings are looked at
 OUTPUT_TYPES = ("pil", "pt", "latent")
 
 

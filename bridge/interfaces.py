@@ -5,6 +5,7 @@ Legend, used in every shape of the project: B batch, N queries, L tokens, D widt
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metabridge.bridge.settings import Objective
+
+log = logging.getLogger(__name__)
 
 Inputs = dict[str, Tensor]  # one collated batch, by name: input_ids, attention_mask, pixel_values, ...
 
@@ -156,8 +159,9 @@ class Brain(nn.Module):
         raise NotImplementedError
 
     def reply(self, memory: Memory, max_new_tokens: int = 64) -> tuple[list[str], Memory]:
-        """The same as text."""
+        """The same as text; one that is cut is warned of."""
         said, memory = self.say(memory, max_new_tokens)
+        warn_of_cut(said, max_new_tokens)
         return [self.collate.text(tokens) for tokens in said], memory
 
     def blocks(self) -> list[nn.Module]:
@@ -167,6 +171,11 @@ class Brain(nn.Module):
     def embedding_std(self) -> float:
         """Standard deviation of the input embedding's output: the scale at which queries start."""
         raise NotImplementedError
+
+
+def warn_of_cut(said: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    if cut := sum(len(tokens) == max_new_tokens for tokens in said):
+        log.warning("%d of %d replies were cut at max_new_tokens=%d", cut, len(said), max_new_tokens)
 
 
 class Hand(nn.Module):

@@ -57,6 +57,7 @@ class Bridge(nn.Module):
             parameter.requires_grad_(True)
         self.settings, self.objective, self.scale = settings, objective, scale
         self.taps = settings.taps
+        self.thinks = objective.think > 0  # whether its queries were trained to be read after a thought
         self.init: dict[str, str] | None = None  # the bridge whose weights it started from: path and content_hash
         self.queries = nn.Parameter(torch.randn(settings.queries, brain.width) * brain.embedding_std())
         self.connector = Connector(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from metabridge.bridge.identity import identity_of
 from metabridge.bridge.interfaces import Condition, Example
 from metabridge.bridge.model import Bridge
 from metabridge.bridge.nulls import Null, Nulls
-from metabridge.bridge.thinking import DECIDE_TEMPLATE, MODES
+from metabridge.bridge.thinking import DECIDE_TEMPLATE, MODES, THOUGHT
+
+log = logging.getLogger(__name__)
 
 StepCallback = Callable[["BridgePipeline", int, Tensor, dict[str, Tensor]], Any]  # (pipeline, step, timestep, {"latents": ...})
 DECISION = 4  # tokens, at most, of a brain's yes or no
-THOUGHT = 64  # tokens of a thought, at most
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class BridgePipeline:
         self.bridge = bridge.eval()
         self.name, self.batch_size, self.offload = name, batch_size, offload
         self.nulls = Nulls(bridge)
+        self._warned = False
         if offload:
             bridge.brain.to("cpu")
             bridge.hand.to("cpu")
@@ -189,6 +192,12 @@ class BridgePipeline:
         with self.awake(self.bridge.hand):
             return drawing.images(each, generators, self.batch_size)
 
+    def warn_untaught(self) -> None:
+        """Once: queries that training never read after a thought say nothing of use there."""
+        if not self.bridge.thinks and not self._warned:
+            log.warning("think: this bridge was trained with objective.think=0, not to draw what was thought; drawings may come out worse")
+            self._warned = True
+
     def reporting(self, callback: StepCallback | None) -> Callable[[int, Tensor, Tensor], Any] | None:
         return None if callback is None else lambda step, timestep, latents: callback(self, step, timestep, {"latents": latents})
 
@@ -198,8 +207,8 @@ class BridgePipeline:
         if not self.offload or next(part.parameters()).device == self.bridge.device:
             yield
             return
-        part.to(self.bridge.device)
         try:
+            part.to(self.bridge.device)  # one that stops half-way is undone, too
             yield
         finally:
             part.to("cpu")
@@ -222,6 +231,8 @@ class BridgePipeline:
             thinking = self._worth_a_thought(examples, thinking)
         plain = [i for i in range(len(examples)) if i not in thinking]
         thoughts = [example.thought for example in examples]
+        if think_mode != "rewrite" and (thinking or any(thoughts)):
+            self.warn_untaught()
         parts = []
         if plain:
             read = [rewritten(examples[i]) if think_mode == "rewrite" else examples[i] for i in plain]
@@ -248,8 +259,8 @@ class BridgePipeline:
         if not rows:
             return []
         asked = [dataclasses.replace(examples[i], prompt=DECIDE_TEMPLATE.replace("{prompt}", examples[i].prompt)) for i in rows]
-        said, _ = brain.reply(brain.read(brain.collate(asked)), DECISION)
-        return [i for i, answer in zip(rows, said, strict=True) if not answer.strip().lower().startswith("no")]
+        said, _ = brain.say(brain.read(brain.collate(asked)), DECISION)  # no reply: nothing is wanted beyond its first word
+        return [i for i, tokens in zip(rows, said, strict=True) if not brain.collate.text(tokens).strip().lower().startswith("no")]
 
 
 def rewritten(example: Example) -> Example:

@@ -41,7 +41,8 @@ def eight_bits(image: Image.Image) -> Image.Image:
     """RGB, or RGBA where something may be transparent."""
     if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits of grey, which Pillow would clip at 255
         image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # which would copy
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -86,6 +86,11 @@ class Recipe:
                 raise UserError(str(error) if str(error).startswith("stages.") else f"stages.{index}.{error}") from error
         return (dataclasses.replace(found[0], init=self.init), *found[1:])
 
+    @property
+    def thinks(self) -> bool:
+        """Whether any source has rows that are read with a thought; sources may have rates of their own."""
+        return any(source.weight and source.options.get("think", self.objective.think) for source in self.data)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts and lists, every setting spelled out; from_dict gives the same recipe back."""
         tree: dict[str, Any] = {"name": self.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -12,4 +13,5 @@ def aside(folder: Path) -> Path:
 
 def last_saved(folder: Path) -> Path | None:
     """The whole bridge of `folder`: there, or still put aside; None = nowhere."""
-    return next((place for place in (folder, aside(folder)) if (place / "bridge.json").is_file()), None)
+    # os.path: Path.is_file raises where a name is too long or a folder cannot be entered
+    return next((place for place in (folder, aside(folder)) if os.path.isfile(place / "bridge.json")), None)

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,7 @@ def save(conversation: Conversation, folder: str | Path) -> None:
 def load(pipeline: BridgePipeline, folder: str | Path) -> Conversation:
     """Go on with a saved conversation, with the bridge that it was held with."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; give one that a conversation was saved in")
     config = Read(_json(folder), str(folder / FILE))
     if config.tree.get("format") != FORMAT:

@@ -58,7 +58,7 @@ def benchmark(recipe: Recipe, out: Path) -> Benchmark | None:
         return None
     options = Options(log.benchmark, (str(log.benchmark_limit),), images=1, baseline=False)
     usual = {row for part in benchmarks.load(log.benchmark).parts.values() for row in part.rows}
-    rows = ("bridge", "think") if recipe.objective.think and "think" in usual else ("bridge",)
+    rows = ("bridge", "think") if recipe.thinks and "think" in usual else ("bridge",)
 
     def run(step: int, pipeline: BridgePipeline, check: Callable[..., None]) -> Mapping[str, float]:
         folder = out / "benchmarks" / f"step-{step:06d}"

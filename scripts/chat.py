@@ -28,6 +28,7 @@ def chat_command(
     think: bool | None,
     seed: int | None,
     show: str,
+    max_new_tokens: int | None,
     quantize: str | None,
     offload: bool,
 ) -> None:
@@ -44,9 +45,11 @@ def chat_command(
         from metabridge.scripts.chat_screen import Screen
         from metabridge.scripts.chat_state import Branch, Chat, unused
 
-    conversation = Conversation(pipeline) if resume is None else transcript.load(pipeline, resume)
+    conversation = Conversation(pipeline, pipeline.bridge.thinks) if resume is None else transcript.load(pipeline, resume)
     if think is not None:
         conversation.think = think
+    if max_new_tokens is not None:
+        conversation.max_new_tokens = max_new_tokens
     folder = out or resume or unused(Path(), f"chat-{Path(bridge).name}-{time.strftime('%Y%m%d-%H%M%S')}")
     chat = Chat(pipeline, Branch(conversation, folder, [None] * len(conversation.turns)), Screen(interactive, show), seed)
     if interactive:
@@ -59,17 +62,18 @@ def check(out: Path | None, resume: Path | None, show: str) -> None:
     """What can be refused before anything heavy is loaded."""
     if show not in ("auto", *WAYS):
         raise UserError(unknown(show, ("auto", *WAYS), "way to --show pictures"))
-    if resume is not None and not (resume / FILE).is_file():
+    if resume is not None and not os.path.isfile(resume / FILE):
         raise UserError(f"--resume {resume}: no {FILE} there; give the folder of a chat")
-    if out is not None and out != resume and (out / FILE).exists():
+    if out is not None and out != resume and os.path.exists(out / FILE):
         raise UserError(f"-o {out}: holds a conversation already; --resume {out} goes on with it, or give another folder")
-    if out is not None and out.exists() and not out.is_dir():
+    if out is not None and os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"-o {out}: is a file; give a folder")
 
 
 def at_terminal(chat: Chat) -> None:
     from metabridge.scripts.chat_commands import Left, answer, completions
     from metabridge.scripts.chat_prompt import session
+    from metabridge.scripts.chat_state import uninterrupted
 
     about(chat)
     prompt, cleared = session(completions(chat)), False
@@ -90,7 +94,8 @@ def at_terminal(chat: Chat) -> None:
         except UserError as error:
             chat.screen.error(error)
         except KeyboardInterrupt:
-            chat.screen.note("stopped; it is as if this had not been asked")
+            with uninterrupted():
+                chat.screen.note("stopped; it is as if this had not been asked")
         except Left:
             break
     for line in to_go_on(chat):
@@ -124,6 +129,7 @@ def before_line(chat: Chat) -> str:
 def piped(chat: Chat) -> None:
     """Every line is answered; one that cannot be is said on stderr, and the exit code is 2 then."""
     from metabridge.scripts.chat_commands import Left, answer
+    from metabridge.scripts.chat_state import uninterrupted
 
     failed = 0
     try:
@@ -136,7 +142,8 @@ def piped(chat: Chat) -> None:
     except Left:
         pass
     except KeyboardInterrupt:
-        chat.screen.error("; ".join(["stopped", *to_go_on(chat)]))
+        with uninterrupted():
+            chat.screen.error("; ".join(["stopped", *to_go_on(chat)]))
         sys.exit(130)
     if failed:
         sys.exit(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -11,17 +12,14 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from PIL import Image
-
 from metabridge.bridge import transcript
 from metabridge.bridge.conversation import SETTINGS
-from metabridge.bridge.drawing import settings_of
+from metabridge.bridge.drawing import PICTURED, settings_of
 from metabridge.bridge.errors import UserError, unknown
-from metabridge.bridge.interfaces import Example
 from metabridge.scripts.chat_prompt import PATH, Words
 from metabridge.scripts.chat_screen import GREY
 from metabridge.scripts.chat_state import DEFAULTS, Chat
-from metabridge.scripts.generate_asked import source
+from metabridge.scripts.generate_asked import opened
 
 SWITCH = {"on": True, "off": False}
 DEFAULT = "default"
@@ -69,7 +67,8 @@ def image(chat: Chat, argument: str) -> None:
         chat.screen.note("no picture goes with the next prompt")
         return
     path = as_path("/image", argument)
-    chat.waiting = [*chat.waiting, source(path, f"/image {path}").image]
+    _, found = opened(path, f"/image {path}")
+    chat.waiting = [*chat.waiting, found]
     chat.screen.note(f"with the next prompt: {len(chat.waiting)} picture{'s' * (len(chat.waiting) > 1)}")
 
 
@@ -93,8 +92,7 @@ def put(chat: Chat, argument: str) -> None:
     settings = {key: value for key, value in chat.conversation.settings.items() if key != name}
     if (text := text.strip()) != DEFAULT:
         settings[name] = as_setting(name, text)
-    blank = Example("", (Image.new("RGB", (1, 1)),))  # with a picture, so that all settings are looked at
-    settings_of(chat.pipeline.bridge.hand, [blank], **settings)
+    settings_of(chat.pipeline.bridge.hand, [PICTURED], **settings)
     chat.conversation.settings = settings
     chat.settle()
 
@@ -131,7 +129,7 @@ def history(chat: Chat, _: str) -> None:
 
 def save(chat: Chat, argument: str) -> None:
     folder = as_path("/save", argument)
-    if (folder / transcript.FILE).exists():
+    if os.path.exists(folder / transcript.FILE):
         raise UserError(f"/save {argument}: holds a conversation already; give another folder")
     transcript.save(chat.conversation, folder)
     chat.screen.say(f"saved: {folder}")

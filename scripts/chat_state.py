@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -61,8 +62,9 @@ class Chat:
                 callback_on_step_end=working.drawing(self.steps(draft)),
                 callback_on_thought=working.thought,
             )
-        self.waiting = []
-        self.drawn(turn, draft, [*self.branch.files, None])
+        with uninterrupted():
+            self.waiting = []
+            self.drawn(turn, draft, [*self.branch.files, None])
 
     def again(self, seed: int | None) -> None:
         """With what the settings are now: those that were set in the last turn, and are not any more, are as they were at first."""
@@ -70,7 +72,7 @@ class Chat:
         last = draft.turns[-1] if draft.turns else None
         settings = draft.settings
         if last is not None:
-            settings = {name: DEFAULTS[name] for name in last.settings} | settings
+            settings = {name: DEFAULTS[name] for name in last.settings} | draft.standing(last.asked(draft.turns[:-1]))
             seed = (last.seed or 0) + 1 if seed is None else seed
         with self.screen.working("drawing") as working:
             turn = draft.again(seed, working.drawing(self.steps(draft)), **settings)
@@ -80,9 +82,10 @@ class Chat:
         draft = self.conversation.branch()
         with self.screen.working("answering"):
             turn = draft.ask(question, self.waiting)
-        self.waiting = []
-        self.screen.say(turn.said or "")
-        self.kept(draft, [*self.branch.files, None])
+        with uninterrupted():
+            self.waiting = []
+            self.screen.say(turn.said or "")
+            self.kept(draft, [*self.branch.files, None])
 
     def undo(self) -> None:
         draft = self.conversation.branch()
@@ -93,10 +96,10 @@ class Chat:
 
     def drawn(self, turn: Turn, draft: Conversation, files: list[Path | None]) -> None:
         assert turn.drawn is not None
-        data = png(turn.drawn, self.texts(turn, len(files)))
-        # what was drawn is never overwritten, not by /again, nor after /undo
-        path = unused(self.branch.folder, f"turn-{len(files):02}", ".png")
         with uninterrupted():
+            data = png(turn.drawn, self.texts(turn, len(files)))
+            # what was drawn is never overwritten, not by /again, nor after /undo
+            path = unused(self.branch.folder, f"turn-{len(files):02}", ".png")
             written = self.attempt(lambda: write_asked("-o", path, data, make_folder=True))
             files[-1] = path if written else None
             self.kept(draft, files)
@@ -153,7 +156,7 @@ class Chat:
 def unused(folder: Path, name: str, ending: str = "") -> Path:
     """turn-01.png, or turn-01-2.png where that is taken."""
     path, k = folder / f"{name}{ending}", 1
-    while path.exists():
+    while os.path.exists(path):  # Path's own raises for a name that is too long
         k += 1
         path = folder / f"{name}-{k}{ending}"
     return path

@@ -41,6 +41,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 Offload = Annotated[bool, typer.Option("--offload", help="Brain and hand are on the GPU by turns, for one that holds only one of them.")]
+NewTokens = Annotated[int | None, typer.Option("--max-new-tokens", metavar="N", min=1, help="Tokens of a thought or answer, at most (64).")]
 Quantize = Annotated[
     str | None,
     typer.Option("--quantize", metavar="none|int8|nf4", help="How the brain's weights are kept; as in training if not given."),
@@ -108,6 +109,7 @@ def generate(
     height: Annotated[int | None, typer.Option("--height", min=1, help="Pixels; as the picture, or the hand's default.")] = None,
     width: Annotated[int | None, typer.Option("--width", min=1, help="Pixels; as the picture, or the hand's default.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures drawn together; 16 if not given.")] = None,
+    max_new_tokens: NewTokens = None,
     quantize: Quantize = None,
     offload: Offload = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a picture on stdout, and nothing else there.")] = False,
@@ -125,7 +127,7 @@ def generate(
 
     options = Options(
         tuple(images or ()), prompts_file, think, think_mode, thought, count, seed, steps, guidance, image_guidance, negative, preserve,
-        height, width, batch_size, quantize, offload, as_json, again,
+        height, width, batch_size, max_new_tokens, quantize, offload, as_json, again,
     )  # fmt: skip
     generate_command(bridge, prompts or [], options, out)
 
@@ -137,20 +139,19 @@ def chat(
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where pictures and conversation go; ./chat-BRIDGE-TIME by default.")
     ] = None,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Go on with the conversation that is saved there.")] = None,
-    think: Annotated[
-        bool | None, typer.Option("--think/--no-think", help="Whether the brain writes a thought before it draws; it does if not given.")
-    ] = None,
+    think: Annotated[bool | None, typer.Option("--think/--no-think", help="Think before each drawing; as trained if not given.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, max=2**63 - 1, help="Of every picture; a new one each if not given.")] = None,
     show: Annotated[
         str, typer.Option("--show", metavar="auto|kitty|sixel|iterm|blocks|none", help="How the terminal shows pictures.")
     ] = "auto",
+    max_new_tokens: NewTokens = None,
     quantize: Quantize = None,
     offload: Offload = False,
 ) -> None:
     """Draw in a conversation, in the terminal or out of a pipe: each line a prompt, or a /command."""
     from metabridge.scripts.chat import chat_command
 
-    chat_command(bridge, out, resume, think, seed, show, quantize, offload)
+    chat_command(bridge, out, resume, think, seed, show, max_new_tokens, quantize, offload)
 
 
 @app.command(name="eval")

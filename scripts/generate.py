@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import png
+from metabridge.bridge.thinking import THOUGHT
 from metabridge.scripts.generate_asked import Job, Options, jobs_of
 from metabridge.scripts.generate_chunks import Chunk, Settings, cut, draw, example_of, thought_over
 from metabridge.scripts.generate_record import check_same, made_with, paths, read_record, texts
@@ -44,10 +45,11 @@ def draw_command(bridge: str, prompts: Sequence[str], options: Options, out: Pat
     pipeline = load(bridge, options.quantize, people, options.offload)
     pipeline.batch_size = options.batch_size or pipeline.batch_size
     settings = drawing_settings(pipeline, options)
-    check(pipeline, jobs, settings, options.think)
+    budget = options.max_new_tokens or THOUGHT
+    check(pipeline, jobs, settings, budget if options.think else 0)
     if options.think:
         with spinning("thinking"):
-            jobs = thought_over(pipeline, jobs, options.think_mode or "always")
+            jobs = thought_over(pipeline, jobs, options.think_mode or "always", budget)
     for job in jobs:
         if job.thought is not None and options.think:
             print(f"thought: {job.thought}" if len(jobs) == 1 else f"thought on {job.prompt!r}: {job.thought}", file=people)
@@ -97,20 +99,20 @@ def drawing_settings(pipeline: BridgePipeline, options: Options) -> Settings:
     }
 
 
-def check(pipeline: BridgePipeline, jobs: Sequence[Job], settings: Settings, think: bool) -> None:
-    """All that can be wrong with one prompt of many, before the first is drawn."""
-    from metabridge.bridge.drawing import settings_of
-    from metabridge.bridge.pipeline import THOUGHT
+def check(pipeline: BridgePipeline, jobs: Sequence[Job], settings: Settings, budget: int) -> None:
+    """All that can be wrong with one prompt of many, before the first is drawn. `budget`: tokens of a thought, 0 = none is written."""
+    from metabridge.bridge.drawing import PICTURED, settings_of
+    from metabridge.bridge.interfaces import Example
 
-    bridge, examples = pipeline.bridge, [example_of(job) for job in jobs]
-    settings_of(bridge.hand, examples, **settings)
-    for job, example in zip(jobs, examples, strict=True):
-        thinking = think and job.thought is None
+    bridge = pipeline.bridge
+    settings_of(bridge.hand, [PICTURED if job.sources else Example("") for job in jobs], **settings)
+    for job in jobs:
+        thinking = budget > 0 and job.thought is None
         try:
-            read = bridge.brain.collate([example], think=thinking)["input_ids"].shape[1]
+            read = bridge.brain.collate([example_of(job)], think=thinking)["input_ids"].shape[1]
         except UserError as error:
             raise UserError(f"{job.where}: {str(error).removeprefix('prompt: ')}" if job.where != "prompt" else str(error)) from error
-        length = read + len(bridge.queries) + THOUGHT * thinking
+        length = read + len(bridge.queries) + budget * thinking
         if length > bridge.brain.max_tokens:
             most = bridge.brain.max_tokens
             raise UserError(f"{job.where}: too long; {length} tokens with queries and thought, but this brain reads {most}; shorten it")
@@ -185,6 +187,8 @@ def load(bridge: str, quantize: str | None = None, people: TextIO | None = None,
     print(f"bridge: {bridge} ({folder})", file=people or sys.stdout, flush=True)
     import torch
 
+    if offload and not torch.cuda.is_available():
+        raise UserError("--offload: has no effect, there is no GPU here; leave it out")
     from metabridge.bridge.pipeline import enough_memory
     from metabridge.scripts.quiet import quiet
 

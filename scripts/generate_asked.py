@@ -8,6 +8,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Options:
     height: int | None = None
     width: int | None = None
     batch_size: int | None = None
+    max_new_tokens: int | None = None
     quantize: str | None = None
     offload: bool = False
     json: bool = False
@@ -59,7 +61,11 @@ class Source:
 
     path: Path
     sha256: str
-    image: Image.Image
+
+    @property
+    def image(self) -> Image.Image:
+        """Decoded when it is asked for: a list may have more pictures than memory holds."""
+        return _decoded(self)
 
 
 @dataclass(frozen=True)
@@ -72,19 +78,20 @@ class Job:
     seed: int
     where: str = "prompt"  # for what is wrong with it
     rewritten: bool = False  # the thought is read in the place of the prompt
+    seeded: bool = False  # the seed is the row's own
 
 
 def jobs_of(prompts: Sequence[str], options: Options) -> list[Job]:
     if prompts and options.prompts:
         raise UserError(f"--prompts {options.prompts}: prompts are given beside it; give the one or the other")
-    opened: dict[Path, Source] = {}
-    shared = [_source(path, f"--image {path}", opened) for path in options.images]
+    seen: dict[Path, Source] = {}
+    shared = [_source(path, f"--image {path}", seen) for path in options.images]
     seed = options.seed or 0
     if options.prompts is None:
         jobs = [Job(prompt, tuple(shared), options.thought, seed) for prompt in prompts]
     else:
         rows = _rows(options.prompts)
-        jobs = [_job(row, where, options.prompts.parent, shared, seed, opened) for where, row in rows]
+        jobs = [_job(row, where, options.prompts.parent, shared, seed, seen) for where, row in rows]
     _refuse(jobs, options)
     return jobs
 
@@ -107,6 +114,10 @@ def _refuse(jobs: Sequence[Job], options: Options) -> None:
         raise UserError(f"--think-mode {options.think_mode}: has no effect without --think; add --think")
     if options.think_mode is not None and options.think_mode not in MODES:
         raise UserError(f"--think-mode: {options.think_mode!r} given; it is one of: {', '.join(MODES)}")
+    if options.max_new_tokens is not None and not options.think:
+        raise UserError(f"--max-new-tokens {options.max_new_tokens}: has no effect without --think; add --think")
+    if options.seed is not None and all(job.seeded for job in jobs):
+        raise UserError(f"--seed {options.seed}: has no effect, each row of {options.prompts} has a seed of its own; leave it out")
     if options.think and all(job.thought is not None for job in jobs):
         raise UserError("--think: has no effect, the thought is given; leave out the one or the other")
 
@@ -148,7 +159,7 @@ def _json(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _job(row: dict[str, Any], where: str, folder: Path, shared: list[Source], seed: int, opened: dict[Path, Source]) -> Job:
+def _job(row: dict[str, Any], where: str, folder: Path, shared: list[Source], seed: int, seen: dict[Path, Source]) -> Job:
     """`shared`: pictures that go with every prompt, before its own."""
     if not isinstance(prompt := row.get("prompt"), str):
         raise UserError(f"{where}: prompt is {'missing' if prompt is None else 'not a text'}; say what to draw")
@@ -160,18 +171,26 @@ def _job(row: dict[str, Any], where: str, folder: Path, shared: list[Source], se
     own = seed if row.get("seed") is None else row["seed"]
     if not isinstance(own, int) or isinstance(own, bool) or not 0 <= own <= LARGEST_SEED:
         raise UserError(f"{where}: seed is {own!r}; it is a whole number from 0 to 2**63 - 1")
-    sources = [_source(folder / name, f"{where}: {folder / name}", opened) for name in names]
-    return Job(prompt, (*shared, *sources), thought, own, where)
+    sources = [_source(folder / name, f"{where}: {folder / name}", seen) for name in names]
+    return Job(prompt, (*shared, *sources), thought, own, where, seeded=row.get("seed") is not None)
 
 
-def _source(path: Path, where: str, opened: dict[Path, Source]) -> Source:
-    """Each file is read once, however many prompts it goes with."""
-    if path not in opened:
-        opened[path] = source(path, where)
-    return opened[path]
+def _source(path: Path, where: str, seen: dict[Path, Source]) -> Source:
+    """Each file is looked at once, however many prompts it goes with."""
+    if path not in seen:
+        seen[path], _ = opened(path, where)
+    return seen[path]
 
 
-def source(path: Path, where: str) -> Source:
+@lru_cache(maxsize=16)
+def _decoded(given: Source) -> Image.Image:
+    found, image = opened(given.path, str(given.path))
+    if found != given:
+        raise UserError(f"{given.path}: is another picture now than when this began; run the command again")
+    return image
+
+
+def opened(path: Path, where: str) -> tuple[Source, Image.Image]:
     """Read a picture to its last byte, so that a file cut short is found here."""
     from metabridge.bridge.asked import check_picture
 
@@ -179,8 +198,8 @@ def source(path: Path, where: str) -> Source:
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{where}: no such file; give a picture") from None
-    except OSError as error:
-        raise UserError(f"{where}: cannot be read ({error.strerror}); give a picture") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise UserError(f"{where}: cannot be read ({getattr(error, 'strerror', error)}); give a picture") from error
     if not data:
         raise UserError(f"{where}: is empty (0 bytes); give a picture")
     try:
@@ -189,7 +208,7 @@ def source(path: Path, where: str) -> Source:
             with Image.open(io.BytesIO(data)) as image:
                 check_picture(image)
                 image.load()
-                return Source(path, hashlib.sha256(data).hexdigest(), ImageOps.exif_transpose(image))
+                return Source(path, hashlib.sha256(data).hexdigest()), ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise UserError(f"{where}: not a picture that can be read; give a PNG, JPEG or WebP") from None
     except UserError as error:

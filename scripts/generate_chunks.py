@@ -44,14 +44,15 @@ def _chunk(jobs: Sequence[Job], first: int, each: int, batch_size: int) -> Chunk
     return Chunk(tuple(jobs), each, tuple(job.seed + first + k for job in jobs for k in range(each)), batch_size)
 
 
-def thought_over(pipeline: BridgePipeline, jobs: Sequence[Job], mode: str) -> list[Job]:
+def thought_over(pipeline: BridgePipeline, jobs: Sequence[Job], mode: str, budget: int) -> list[Job]:
     """The jobs with their thoughts. A picture is drawn from a thought that is read, never while it is written: so it can be drawn again."""
     waiting = [k for k, job in enumerate(jobs) if job.thought is None]
-    asked = [jobs[k] for k in waiting]
-    thoughts = pipeline.think([job.prompt for job in asked], [[s.image for s in job.sources] for job in asked], mode)
     done = list(jobs)
-    for k, thought in zip(waiting, thoughts, strict=True):
-        done[k] = replace(jobs[k], thought=thought, rewritten=mode == "rewrite")
+    for start in range(0, len(waiting), pipeline.batch_size):
+        chunk = waiting[start : start + pipeline.batch_size]
+        pictures = [[source.image for source in jobs[k].sources] for k in chunk]
+        for k, thought in zip(chunk, pipeline.think([jobs[k].prompt for k in chunk], pictures, mode, budget), strict=True):
+            done[k] = replace(jobs[k], thought=thought, rewritten=mode == "rewrite")
     return done
 
 
@@ -69,6 +70,8 @@ def draw(pipeline: BridgePipeline, chunk: Chunk, settings: Settings, callback: C
     pipeline.batch_size = chunk.batch_size
     if not any(example.images for example in examples):
         settings = settings | {"image_guidance_scale": 1.0}  # others of the list have pictures
+        if settings["guidance_scale"] == 1.0:
+            settings["negative_prompt"] = None  # it is for those, too
     output = pipeline(
         [example.prompt for example in examples],
         image=[example.images for example in examples],

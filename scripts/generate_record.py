@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from metabridge.bridge.errors import UserError
-from metabridge.scripts.generate_asked import UNREADABLE, Job, Source, source
+from metabridge.scripts.generate_asked import UNREADABLE, Job, Source, opened
 from metabridge.scripts.generate_chunks import Chunk, Settings
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Record:
 
     file: Path
     index: int  # in its chunk
-    chunk: Chunk  # its sources opened
+    chunk: Chunk
     settings: Settings
     asked: Tree  # the settings that are shown
     bridge: Tree
@@ -96,14 +97,14 @@ def read_record(file: Path) -> Record:
     if tree.get("format") != FORMAT:
         raise UserError(f"--again {file}: its record has format {tree.get('format')!r}, this version reads {FORMAT}; update metabridge")
     try:
-        together, opened = tree["chunk"], {}
+        together, seen = tree["chunk"], {}
         for given in [given for job in together["jobs"] for given in job["images"]]:
-            if given["path"] not in opened:
-                opened[given["path"]] = _same_source(file, given)
+            if given["path"] not in seen:
+                seen[given["path"]] = _same_source(file, given)
         jobs = tuple(
             Job(
                 job["prompt"],
-                tuple(opened[given["path"]] for given in job["images"]),
+                tuple(seen[given["path"]] for given in job["images"]),
                 job["thought"],
                 job["seed"],
                 rewritten=job["rewritten"],
@@ -138,9 +139,9 @@ def _tree(file: Path) -> Tree:
 
 def _same_source(file: Path, given: Mapping[str, str]) -> Source:
     path = Path(given["path"])
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"--again {file}: its source picture {path} is gone; put it back, or run where it was drawn")
-    found = source(path, f"--again {file}: its source picture {path}")
+    found, _ = opened(path, f"--again {file}: its source picture {path}")
     if found.sha256 != given["sha256"]:
         raise UserError(
             f"--again {file}: its source picture {path} is another one now (sha256 {found.sha256[:12]}, it was {given['sha256'][:12]}); "

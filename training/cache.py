@@ -33,7 +33,7 @@ from metabridge.training.order import mix
 from metabridge.training.schema import BadRow, Raw, file_of
 from metabridge.training.sources import RATES
 
-VERSION = 1  # of how a picture becomes latents; a change makes every cache a new one
+VERSION = 2  # of how a picture becomes latents; a change makes every cache a new one
 SHARD = 256  # rows
 SAMPLES = 64  # rows that are looked at, to tell a source that has changed
 

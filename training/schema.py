@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.bridge.interfaces import Example, Turn
-from metabridge.bridge.pixels import UNREADABLE, upright
+from metabridge.bridge.pixels import UNREADABLE, eight_bits, on_white, upright
 
 FIELDS = ("prompt", "images", "target", "thought", "caption", "history")
 USUAL = {  # names under which public sets keep a field, looked for in this order where `map` does not name a column
@@ -159,12 +159,8 @@ def decoded(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Im
         if size is not None and image.format == "JPEG":
             image.draft("RGB", (max(size),) * 2)  # either way up
         image = upright(image)  # a copy only where it was turned: one is a third of a JPEG's decoding
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image.load()
-        if image.mode.startswith("I;16"):  # to the upper of its two bytes: convert() would cut all that is brighter than 255
-            image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return on_white(eight_bits(image))
     except UNREADABLE as error:
         raise BadRow(f"a picture cannot be decoded ({_said(error)})") from error
 

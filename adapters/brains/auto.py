@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -25,8 +24,6 @@ from metabridge.bridge.artifact import fingerprint
 from metabridge.bridge.errors import UserError
 from metabridge.bridge.interfaces import Brain, Inputs, Memory
 from metabridge.bridge.thinking import TEMPLATE
-
-log = logging.getLogger(__name__)
 
 TOKEN_KINDS = {"token_type_ids", "mm_token_type_ids"}  # [B, L], 0 = text
 
@@ -135,8 +132,6 @@ class AutoBrain(Brain):
             self.layout.put_back(cache, states, ~alive)
             position = position + alive.to(position)
             last = torch.where(alive[:, None], state[:, -1], last)
-        else:
-            log.warning("%d of %d replies were cut at max_new_tokens=%d", int(alive.sum()), len(alive), max_new_tokens)
         rows = torch.stack(said, dim=1).tolist() if said else [[] for _ in range(len(mask))]
         read = self.layout.contents(cache)
         if self.layout.gapless:

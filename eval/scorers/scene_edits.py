@@ -116,9 +116,9 @@ def _conversation(item: Item, image: Image.Image) -> Verdict:
 
 
 def _scenes(item: Item, key: str) -> list[Any]:
-    from metabridge.training.flatland.world import Object, Scene
+    from metabridge.eval.readers.scene_edits import scene_of
 
-    return [Scene(tuple(Object(*values) for values in scene)) for scene in item.want[key]]
+    return [scene_of(scene) for scene in item.want[key]]
 
 
 def _parts(image: Image.Image, number: int) -> list[Image.Image]:

@@ -197,6 +197,8 @@ def test_a_setting_of_pictures_waits_for_one(own: BridgePipeline) -> None:
     with pytest.raises(UserError, match="preserve: 2 given"):
         said.draw("make it red", preserve=2)
     assert said.tokens_read == read and len(said.turns) == 2
+    first, second = (turn.asked(said.turns[:k]) for k, turn in enumerate(said.turns))
+    assert (said.standing(first), said.standing(second)) == ({"num_inference_steps": 2}, {"num_inference_steps": 2, "preserve": 1.0})
 
 
 def test_the_memory_of_old_turns_goes(own: BridgePipeline) -> None:

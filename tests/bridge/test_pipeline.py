@@ -253,6 +253,27 @@ def test_guidance_from_a_row_that_was_never_trained_is_said(
 
 
 @pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ({"think": True}, True),
+        ({"thought": "a dog"}, True),
+        ({}, False),
+        ({"think": True, "think_mode": "rewrite"}, False),  # the queries are read after a prompt
+    ],
+)
+def test_a_thought_before_queries_that_never_saw_one_is_said(
+    bridge: Bridge, caplog: pytest.LogCaptureFixture, call: dict[str, Any], told: bool
+) -> None:
+    own = BridgePipeline(bridge)
+    for thinks in (False, True, False):
+        bridge.thinks = thinks
+        own("a cat", seeds=[1], num_inference_steps=1, guidance_scale=1.0, output_type="latent", max_new_tokens=2, **call)
+    assert [line for line in caplog.messages if "replies were cut" not in line] == told * [
+        "think: this bridge was trained with objective.think=0, not to draw what was thought; drawings may come out worse"
+    ]
+
+
+@pytest.mark.parametrize(
     ("call", "line"),
     [
         ({"prompt": "  "}, "prompt: empty; say what to draw"),
@@ -324,14 +345,15 @@ def test_preserving_is_as_alone_in_a_batch(
 def test_a_brain_that_needs_no_thought_writes_none(pipeline: BridgePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """auto: the brain is asked about each prompt; rows with and without a thought are drawn in one call."""
     brain = pipeline.bridge.brain
-    own = brain.reply
+    own, tokenizer = brain.say, brain.collate.tokenizer
+    said = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("yes", "No.", "")]
 
-    def reply(memory: Any, max_new_tokens: int) -> Any:
-        return (["yes", "No.", ""], memory) if max_new_tokens == DECISION else own(memory, max_new_tokens)
+    def say(memory: Any, max_new_tokens: int) -> Any:
+        return (said, memory) if max_new_tokens == DECISION else own(memory, max_new_tokens)
 
     settings = {"seeds": [1, 2, 3], "output_type": "latent", "think": True, "max_new_tokens": 6}
     thinking = pipeline(PROMPTS, **settings)
-    monkeypatch.setattr(brain, "reply", reply)
+    monkeypatch.setattr(brain, "say", say)
     auto = pipeline(PROMPTS, think_mode="auto", **settings)
     assert auto.thoughts == [thinking.thoughts[0], None, thinking.thoughts[2]]
     plain = pipeline(PROMPTS[1], seeds=[2], output_type="latent").images[0]

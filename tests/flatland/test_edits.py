@@ -157,11 +157,11 @@ def test_misread_thoughts_take_one_object_for_another():
         assert len({place_of(o) for o in seen.objects}) == len(seen.objects)
         assert {o.color for o in seen.objects} <= {o.color for o in (*e.source.objects, *e.target.objects)}
         assert not Edit("", "", e.target, seen).held_out
-    assert 0.2 < wrong / MANY < 0.5
+    assert 0.5 < wrong / MANY < 0.8  # one object alone is taken for no other
     right, misled = ([PICTURE_ROWS["edit"](seed, 1.0, misread=share) for seed in range(MANY)] for share in (0.0, 1.0))
     assert [row.prompt for row in right] == [row.prompt for row in misled]
     changed = [a for a, b in zip(right, misled, strict=True) if a.thought != b.thought]
-    assert 20 < len(changed) < 80 and not any(
+    assert 80 < len(changed) < 150 and not any(
         word in row.prompt.split() for row in changed for word in ("add", "replace", "turn", "change")
     )
     assert all(a.target.tobytes() == b.target.tobytes() for a, b in zip(right, misled, strict=True))

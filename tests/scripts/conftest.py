@@ -58,7 +58,11 @@ def trained(brain_folder: Path, hand_folder: Path, tmp_path_factory: pytest.Temp
     from metabridge.training.train import train
 
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    tree = recipe_tree(brain_folder, hand_folder) | {"train": TRAIN | {"steps": 2}, "log": {"every": 1, "sample_every": 0}}
+    tree = recipe_tree(brain_folder, hand_folder) | {
+        "objective": {"think": 0.2},
+        "train": TRAIN | {"steps": 2},
+        "log": {"every": 1, "sample_every": 0},
+    }
     recipe = Recipe.parse(yaml.safe_dump(tree))
     train(recipe, assemble(recipe), out)
     return out

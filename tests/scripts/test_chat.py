@@ -31,6 +31,7 @@ from metabridge.scripts.chat_prompt import Commands, history, session
 from metabridge.scripts.chat_screen import Screen
 from metabridge.scripts.chat_state import Branch, Chat, uninterrupted
 
+LONG = 300 * "x"  # of letters, where a file system takes 255
 Piped = Callable[..., tuple[int, list[str], str]]
 
 
@@ -106,6 +107,8 @@ def test_a_bad_line_is_one_line_and_the_chat_goes_on(piped: Piped, tmp_path: Pat
         "/set references perhaps": "/set references perhaps: it is on or off",
         "/set references off": "references: False given, but this hand is given no source pictures in any case; leave it out",
         "/image wide.png": "/image wide.png: 8193x1 pixels given; 8192 a side at most, scale it down first",
+        f"/load {LONG}": f"{LONG}: no such folder; give one that a conversation was saved in",
+        f"/save {LONG}": f"{LONG}: the conversation cannot be saved (File name too long); make room or give another folder",
         "/load gone": "gone: no such folder; give one that a conversation was saved in",
         "/branch a/b": "a/b: not a name for a branch; give letters, digits, - and _",
         "/branch main": "main: there is a branch of this name; /switch main goes to it, or give another name",
@@ -135,6 +138,14 @@ def test_undo_and_again_overwrite_no_picture(piped: Piped) -> None:
     assert turns("d") == ["a star", "a heart"]
     assert not np.array_equal(pixels("d/turn-01.png"), pixels("d/turn-01-2.png"))
     assert np.array_equal(pixels("d/turn-02-2.png"), pixels("d/turn-02-3.png"))
+
+
+def test_again_leaves_out_what_says_nothing_of_the_turn(piped: Piped) -> None:
+    """preserve waits for a turn with a picture, also where a turn is drawn again."""
+    lines = ["/think off", "/set preserve 1", "/set image_guidance_scale 1.5", "/seed 7", "a star", "/again 7", "make it blue", "/again 8"]
+    code, out, _ = piped(lines, "-o", "d")
+    assert code == 0 and out == ["d/turn-01.png", "d/turn-01-2.png", "d/turn-02.png", "d/turn-02-2.png"]
+    assert np.array_equal(pixels("d/turn-01.png"), pixels("d/turn-01-2.png"))
 
 
 def test_settings_hold_from_the_next_picture_on(piped: Piped) -> None:

@@ -12,7 +12,9 @@ from conftest import Command
 from PIL import Image
 
 from metabridge.adapters import load_pipeline
+from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import png
+from metabridge.scripts.generate_asked import Options, jobs_of
 from tests.tiny import make_brain
 
 FAST = ("--steps", 1)
@@ -124,10 +126,11 @@ def bad(pictures: None) -> None:
     lines = {
         "key": {"prompt": "a", "sed": 1}, "seed": {"prompt": "a", "seed": -1}, "none": {"images": []}, "surrogate": {"prompt": "\ud800"},
         "images": {"prompt": "a", "images": "x"}, "gone": {"prompt": "a", "images": ["x"]}, "thought": {"prompt": "a", "thought": " "},
-        "long": {"prompt": "word " * 900}, "token": {"prompt": "<|im_end|>"},
+        "long": {"prompt": "word " * 900}, "null": {"prompt": "a", "images": ["a\0.png"]}, "token": {"prompt": "<|im_end|>"},
     }  # fmt: skip
     for name, row in lines.items():
         Path(f"{name}.jsonl").write_text('{"prompt": "a cat"}\n' + json.dumps(row))
+    Path("seeds.jsonl").write_text(2 * '{"prompt": "a cat", "seed": 1}\n')
     Path("json.jsonl").write_text('{"prompt": "a cat"}\n{')
 
 
@@ -151,6 +154,11 @@ def bad(pictures: None) -> None:
         (["--prompts", "none.jsonl"], "none.jsonl, line 2: prompt is missing; say what to draw"),
         (["--prompts", "images.jsonl"], "images.jsonl, line 2: images is not a list of paths; "),
         (["--prompts", "gone.jsonl"], "gone.jsonl, line 2: x: no such file; give a picture"),
+        (["--prompts", "null.jsonl"], "null.jsonl, line 2: a\0.png: cannot be read (embedded null byte); give a picture"),
+        (["--prompts", "seeds.jsonl", "--seed", 5], "--seed 5: has no effect, each row of seeds.jsonl has a seed of its own; leave it out"),
+        (["a", "--image", 300 * "x"], f"--image {300 * 'x'}: cannot be read (File name too long); give a picture"),
+        (["a", "--offload"], "--offload: has no effect, there is no GPU here; leave it out"),
+        (["a", "--max-new-tokens", 9], "--max-new-tokens 9: has no effect without --think; add --think"),
         (["--prompts", "thought.jsonl"], "thought.jsonl, line 2: thought: empty; "),
         (["--prompts", "surrogate.jsonl"], "surrogate.jsonl, line 2: holds bytes that are no UTF-8"),
         (["--prompts", "long.jsonl", "--batch-size", 1], "long.jsonl, line 2: too long; "),
@@ -175,6 +183,34 @@ def test_an_error_is_one_line(metabridge: Command, bad: None, trained: Path, wor
     assert (code, err.count("\n")) == (2, 1), err
     assert err.startswith(f"metabridge: {line}")
     assert sorted(Path().rglob("*")) == before
+
+
+def test_a_list_of_which_some_have_pictures(metabridge: Command, pictures: None, trained: Path) -> None:
+    """What is said for those with pictures leaves the others as they are, whatever chunk they fall into."""
+    words = ("--guidance", 1, "--batch-size", 1, "-o", "a.png", *FAST)
+    rows = [{"prompt": "a cat", "images": ["red.png"]}, {"prompt": "a dog"}]
+    Path("some.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, out, _ = metabridge("generate", trained, "--prompts", "some.jsonl", "--image-guidance", 1.5, "--negative", "a cow", *words)
+    assert code == 0 and out.splitlines()[1:] == ["a-0.png", "a-1.png"]
+    assert metabridge("generate", trained, "a dog", *words)[0] == 0
+    assert np.array_equal(pixels("a.png"), pixels("a-1.png"))
+
+
+def test_a_source_that_changes_while_others_are_drawn(tmp_path: Path) -> None:
+    same, other = tmp_path / "same.png", tmp_path / "other.png"
+    for path in (same, other):
+        Image.new("RGB", (8, 8), "red").save(path)
+    (job,) = jobs_of(["a cat"], Options(images=(same, other)))
+    Image.new("RGB", (8, 8), "green").save(other)
+    assert job.sources[0].image.getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(UserError, match=r"other\.png: is another picture now than when this began; run the command again"):
+        _ = job.sources[1].image
+
+
+def test_no_such_bridge_however_it_is_named(metabridge: Command) -> None:
+    for name in (300 * "x", "~nobody-of-this-name/run", "a\0b"):
+        code, _, err = metabridge("generate", name, "a star")
+        assert code == 2 and err.startswith(f"metabridge: {name}: no such folder"), err
 
 
 def test_out_of_memory_says_what_to_lower(metabridge: Command, trained: Path) -> None:
