@@ -15,8 +15,8 @@ from PIL import Image
 from metabridge.eval.items import Item
 from metabridge.training.flatland.dialogues import Said, dialogue, frames
 from metabridge.training.flatland.edits import EDITS, new_edit
+from metabridge.training.flatland.given import Given, compose, reconstruct
 from metabridge.training.flatland.places import describe, place_of
-from metabridge.training.flatland.sources import Given, compose, reconstruct
 from metabridge.training.flatland.world import HELD_OUT_PAIRS, Object, Scene, draw
 
 PROMPTS = 50  # a kind; a quarter as many on held-out pairs of color and shape

@@ -10,11 +10,11 @@ from metabridge.eval.detect.flatland import Found, detect
 from metabridge.training.flatland.captions import split
 from metabridge.training.flatland.dialogues import dialogue, frames
 from metabridge.training.flatland.edits import EDITS, Edit, new_edit
+from metabridge.training.flatland.given import compose, reconstruct
 from metabridge.training.flatland.lessons import dialogue_lesson, edit_lesson
 from metabridge.training.flatland.picture_rows import PICTURE_ROWS, misread
 from metabridge.training.flatland.places import CORNERS, MIDDLE, PLACES, Object, describe, layout_of, place_of, placed
 from metabridge.training.flatland.rows import row
-from metabridge.training.flatland.sources import compose, reconstruct
 from metabridge.training.flatland.world import HELD_OUT_PAIRS, Scene, draw
 
 MANY = 300

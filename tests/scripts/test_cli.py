@@ -258,7 +258,7 @@ def test_a_full_disk_while_training(recipe_file: Path, trained: Path, tmp_path: 
     before, bridge = kept.read_bytes(), (tmp_path / "run/bridge/bridge.safetensors").stat().st_size
 
     def command(limit: int) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-c", LIMITED, str(limit), "train", str(recipe_file), "--out", "run"]
+        words = [sys.executable, "-c", LIMITED, str(limit), "train", str(recipe_file), "objective.think=0.2", "--out", "run"]
         return subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
 
     for limit, line in (

@@ -15,9 +15,9 @@ from metabridge.training.flatland.captions import NUMBERS, bare, captioned, coun
 from metabridge.training.flatland.dialogues import dialogue
 from metabridge.training.flatland.edits import EDITS, new_edit
 from metabridge.training.flatland.facts import COLOR_FACTS, NUMBER_FACTS, SHAPE_FACTS
+from metabridge.training.flatland.given import compose, reconstruct
 from metabridge.training.flatland.places import describe, placed
 from metabridge.training.flatland.prompts import KINDS, draw_reasoning
-from metabridge.training.flatland.sources import compose, reconstruct
 from metabridge.training.flatland.world import COLORS, SHAPES, Scene, draw
 
 DESCRIBE = "What is in the picture?"

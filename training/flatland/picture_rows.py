@@ -9,8 +9,8 @@ from dataclasses import replace
 from metabridge.bridge.interfaces import Example, Turn
 from metabridge.training.flatland import dialogues
 from metabridge.training.flatland.edits import new_edit
+from metabridge.training.flatland.given import Given, compose, reconstruct
 from metabridge.training.flatland.places import describe, in_order, place_of
-from metabridge.training.flatland.sources import Given, compose, reconstruct
 from metabridge.training.flatland.world import HELD_OUT_PAIRS, Object, Scene, draw
 
 _WEIGHTS = {"recolor": 3, "replace": 3, "add": 5, "remove": 2, "move": 2, "keep": 1}  # what is new has to be bound, what stays is shown

@@ -14,8 +14,8 @@ from metabridge.training.flatland.rows import row
 
 def load(think: float, task: str, reworded: float = 0.0, placed: float = 0.0, misread: float = 0.0, frames: float = 0.0) -> Make:
     """`think`: share of rows with a thought. Of text to image alone, shares of the captions: `reworded` = in other words, `placed` = of
-    objects at named places, as edits have them. Of edits and dialogues, `misread`: share of the thoughts that give one object
-    another's color or place. Of dialogues, `frames`: share that shows one and the same object in every picture.
+    objects at named places, as edits have them. Of edits and dialogues, `misread`: share of the thoughts that take the color or place
+    of one object for another's, where there are several. Of dialogues, `frames`: share that shows one and the same object in every picture.
     """
     shares = {}
     for name, value, tasks in (
