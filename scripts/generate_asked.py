@@ -78,7 +78,6 @@ class Job:
     seed: int
     where: str = "prompt"  # for what is wrong with it
     rewritten: bool = False  # the thought is read in the place of the prompt
-    seeded: bool = False  # the seed is the row's own
 
 
 def jobs_of(prompts: Sequence[str], options: Options) -> list[Job]:
@@ -92,6 +91,8 @@ def jobs_of(prompts: Sequence[str], options: Options) -> list[Job]:
     else:
         rows = _rows(options.prompts)
         jobs = [_job(row, where, options.prompts.parent, shared, seed, seen) for where, row in rows]
+        if options.seed is not None and all(row.get("seed") is not None for _, row in rows):
+            raise UserError(f"--seed {options.seed}: has no effect, each row of {options.prompts} has a seed of its own; leave it out")
     _refuse(jobs, options)
     return jobs
 
@@ -116,8 +117,6 @@ def _refuse(jobs: Sequence[Job], options: Options) -> None:
         raise UserError(f"--think-mode: {options.think_mode!r} given; it is one of: {', '.join(MODES)}")
     if options.max_new_tokens is not None and not options.think:
         raise UserError(f"--max-new-tokens {options.max_new_tokens}: has no effect without --think; add --think")
-    if options.seed is not None and all(job.seeded for job in jobs):
-        raise UserError(f"--seed {options.seed}: has no effect, each row of {options.prompts} has a seed of its own; leave it out")
     if options.think and all(job.thought is not None for job in jobs):
         raise UserError("--think: has no effect, the thought is given; leave out the one or the other")
 
@@ -172,7 +171,7 @@ def _job(row: dict[str, Any], where: str, folder: Path, shared: list[Source], se
     if not isinstance(own, int) or isinstance(own, bool) or not 0 <= own <= LARGEST_SEED:
         raise UserError(f"{where}: seed is {own!r}; it is a whole number from 0 to 2**63 - 1")
     sources = [_source(folder / name, f"{where}: {folder / name}", seen) for name in names]
-    return Job(prompt, (*shared, *sources), thought, own, where, seeded=row.get("seed") is not None)
+    return Job(prompt, (*shared, *sources), thought, own, where)
 
 
 def _source(path: Path, where: str, seen: dict[Path, Source]) -> Source:
