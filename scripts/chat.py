@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from metabridge.bridge.errors import UserError, unknown
 from metabridge.scripts.chat_terminal import WAYS, ask_terminal, way_of
-from metabridge.scripts.interrupts import heard_ctrl_c
+from metabridge.scripts.interrupts import heard_ctrl_c, uninterrupted
 
 if TYPE_CHECKING:
     from metabridge.scripts.chat_state import Chat
@@ -73,7 +73,6 @@ def check(out: Path | None, resume: Path | None, show: str) -> None:
 def at_terminal(chat: Chat) -> None:
     from metabridge.scripts.chat_commands import Left, answer, completions
     from metabridge.scripts.chat_prompt import session
-    from metabridge.scripts.chat_state import uninterrupted
 
     about(chat)
     prompt, cleared = session(completions(chat)), False
@@ -129,7 +128,6 @@ def before_line(chat: Chat) -> str:
 def piped(chat: Chat) -> None:
     """Every line is answered; one that cannot be is said on stderr, and the exit code is 2 then."""
     from metabridge.scripts.chat_commands import Left, answer
-    from metabridge.scripts.chat_state import uninterrupted
 
     failed = 0
     try:

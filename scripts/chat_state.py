@@ -6,9 +6,7 @@ import inspect
 import json
 import os
 import re
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +20,7 @@ from metabridge.bridge.errors import UserError
 from metabridge.bridge.files import png
 from metabridge.bridge.pipeline import BridgePipeline
 from metabridge.scripts.chat_screen import Screen
+from metabridge.scripts.interrupts import uninterrupted
 from metabridge.scripts.output import write_asked
 
 MAIN = "main"
@@ -36,7 +35,10 @@ class Branch:
 
 
 class Chat:
-    """One turn at a time: it is made on a branch of the conversation, which takes its place when all is done."""
+    """One turn at a time: it is made on a branch of the conversation, which takes its place when all is done.
+
+    Ctrl-C stops what is being made; what is done is saved and shown.
+    """
 
     def __init__(self, pipeline: BridgePipeline, main: Branch, screen: Screen, seed: int | None = None) -> None:
         self.pipeline, self.screen, self.seed = pipeline, screen, seed
@@ -76,7 +78,8 @@ class Chat:
             seed = (last.seed or 0) + 1 if seed is None else seed
         with self.screen.working("drawing") as working:
             turn = draft.again(seed, working.drawing(self.steps(draft)), **settings)
-        self.drawn(turn, draft, list(self.branch.files))
+        with uninterrupted():
+            self.drawn(turn, draft, list(self.branch.files))
 
     def ask(self, question: str) -> None:
         draft = self.conversation.branch()
@@ -91,25 +94,24 @@ class Chat:
         draft = self.conversation.branch()
         turn = draft.undo()
         file = self.branch.files[-1]
-        self.screen.say(f"taken back: {turn.prompt}{f' ({file} stays)' if file else ''}")
-        self.kept(draft, self.branch.files[:-1])
+        with uninterrupted():
+            self.screen.say(f"taken back: {turn.prompt}{f' ({file} stays)' if file else ''}")
+            self.kept(draft, self.branch.files[:-1])
 
     def drawn(self, turn: Turn, draft: Conversation, files: list[Path | None]) -> None:
         assert turn.drawn is not None
-        with uninterrupted():
-            data = png(turn.drawn, self.texts(turn, len(files)))
-            # what was drawn is never overwritten, not by /again, nor after /undo
-            path = unused(self.branch.folder, f"turn-{len(files):02}", ".png")
-            written = self.attempt(lambda: write_asked("-o", path, data, make_folder=True))
-            files[-1] = path if written else None
-            self.kept(draft, files)
-            self.screen.picture(turn.drawn, files[-1])
+        data = png(turn.drawn, self.texts(turn, len(files)))
+        # what was drawn is never overwritten, not by /again, nor after /undo
+        path = unused(self.branch.folder, f"turn-{len(files):02}", ".png")
+        written = self.attempt(lambda: write_asked("-o", path, data, make_folder=True))
+        files[-1] = path if written else None
+        self.kept(draft, files)
+        self.screen.picture(turn.drawn, files[-1])
 
     def kept(self, draft: Conversation, files: list[Path | None]) -> None:
         """`draft` is the conversation from now on, also where it cannot be saved."""
-        with uninterrupted():
-            self.branch.conversation, self.branch.files = draft, files
-            self.attempt(lambda: transcript.save(draft, self.branch.folder))
+        self.branch.conversation, self.branch.files = draft, files
+        self.attempt(lambda: transcript.save(draft, self.branch.folder))
 
     def attempt(self, write: Callable[[], None]) -> bool:
         try:
@@ -150,7 +152,8 @@ class Chat:
     def settle(self) -> None:
         """Save what has changed beside the turns."""
         if self.conversation.turns:
-            self.kept(self.conversation, self.branch.files)
+            with uninterrupted():
+                self.kept(self.conversation, self.branch.files)
 
 
 def unused(folder: Path, name: str, ending: str = "") -> Path:
@@ -160,13 +163,3 @@ def unused(folder: Path, name: str, ending: str = "") -> Path:
         k += 1
         path = folder / f"{name}-{k}{ending}"
     return path
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C stops a drawing; one that is done is saved and shown."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
