@@ -15,6 +15,7 @@ from metabridge.eval.definition import own_file
 from metabridge.eval.items import INFRA_ERROR, MODEL_ERROR, OK, Services
 from metabridge.eval.plan import Plan
 from metabridge.eval.score import Scored
+from metabridge.eval.sums import Picture
 
 SCHEMA = 2
 Cell = dict[
@@ -85,8 +86,8 @@ def _tables(plan: Plan, scored: Sequence[Scored], services: Services) -> dict[st
         chance = benchmark.parts[column.part].chance if column.row != "native" else {}
         put(tree, column.path, group(of.get((column.row, column.part), []), column.metric, benchmark, chance, services))
     for gap in gaps(benchmark, rows):
-        pair = (of.get((column.row, column.part), []) for column in (gap.first, gap.second))
-        put(tree, gap.path, differences(*pair, gap.first.metric, benchmark))
+        first, second = (of.get((column.row, column.part), []) for column in (gap.first, gap.second))
+        put(tree, gap.path, differences(first, second, gap.first.metric, benchmark))
     thoughts = [s for s in scored if s.sample.row == "think" and "rewrite" in s.sample.item.want]
     if thoughts:  # share of thoughts that are the canonical rewrite, word for word
         tree["thoughts"] = group(thoughts, Metric("thought"), benchmark, {}, services, _thought)
@@ -140,7 +141,7 @@ def _mean_chance(clusters: Clusters, metric: Metric, chance: Mapping[str, float]
     return sum(share * chance[name] for name, share in stats.shares(sizes, _how(clusters, metric)["weights"]).items())
 
 
-def _counts_nothing(prompts: Mapping[str, Sequence[stats.Picture]]) -> bool:
+def _counts_nothing(prompts: Mapping[str, Sequence[Picture]]) -> bool:
     """Whether a ratio has nothing below its line: no item of a subset, no answer that an official parser takes."""
     return all(picture is not None and not picture[1] for pictures in prompts.values() for picture in pictures)
 
@@ -158,7 +159,7 @@ def values_of(s: Scored, metric: Metric, benchmark: Benchmark) -> Mapping[str, f
     return None if metric.worst is None else {metric.source: metric.worst, f"{metric.source}.of": 1.0}
 
 
-Clusters = dict[str, dict[str, list[stats.Picture]]]
+Clusters = dict[str, dict[str, list[Picture]]]
 
 
 def _clusters(scored: Sequence[Scored], metric: Metric, values: Values) -> Clusters:
@@ -229,7 +230,7 @@ def _difference(a: Clusters, b: Clusters, metric: Metric) -> Cell:
     return {**_numbers(estimate), "p": round(estimate.p or 0.0, 6)}
 
 
-def _counted(pictures: Sequence[stats.Picture]) -> bool:
+def _counted(pictures: Sequence[Picture]) -> bool:
     return any(picture is not None and picture[1] for picture in pictures)
 
 
@@ -243,7 +244,7 @@ def _facets(scored: Sequence[Scored]) -> Group:
     """A cell a finer category: its points over all pictures by how many there were to get."""
     cells: Group = {}
     for name in dict.fromkeys(name for s in scored for name in s.facets):
-        prompts: dict[str, list[stats.Picture]] = {}
+        prompts: dict[str, list[Picture]] = {}
         for s in scored:
             if name in s.facets:
                 prompts.setdefault(f"{s.sample.item.group}/{s.sample.item.id}", []).append(s.facets[name])

@@ -74,7 +74,7 @@ def score(
 def read(plan: Plan, folder: Path, by: str) -> list[Scored]:
     """What the scorer `by` (a tag) found; pictures it has not seen are unscored."""
     records = _records(folder, by)
-    empty = {"state": INFRA_ERROR, "values": {}, "reason": "not scored", "thought": None}
+    empty: Record = {"state": INFRA_ERROR, "values": {}, "reason": "not scored", "thought": None}
     return [_scored(sample, records.get(sample.key, empty), folder) for sample in plan.samples()]
 
 

@@ -137,7 +137,8 @@ def title_of(benchmark: Benchmark, group: str) -> str:
 
 def held_out(benchmark: Benchmark, result: Mapping[str, Any], bounds: bool = False) -> list[Table]:
     """Seen and held-out items side by side, for the groups that have both."""
-    apart, tables = result.get("held_out"), []
+    apart: Mapping[str, Any] = result.get("held_out", {})
+    tables = []
     for part, spec in benchmark.parts.items() if apart else ():
         pairs: list[tuple[str, Group, Group, Metric]] = []
         drawn = [column for column in columns(benchmark, rows_of(result)) if column.part == part and column.metric == benchmark.metrics[0]]

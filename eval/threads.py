@@ -34,7 +34,8 @@ def as_they_come(work: Callable[[T], R], things: Iterable[T], workers: int) -> I
             thread.start()
         return len(threads)
 
-    running, stop = begin(workers), None
+    running = begin(workers)
+    stop: BaseException | None = None
     while running:
         try:
             result, error = done.get(block=stop is None)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from metabridge.bridge.errors import UserError
-from metabridge.scripts.generate_asked import UNREADABLE, Job, Source, opened
+from metabridge.bridge.pixels import UNREADABLE
+from metabridge.scripts.generate_asked import Job, Source, opened
 from metabridge.scripts.generate_chunks import Chunk, Settings
 
 if TYPE_CHECKING:

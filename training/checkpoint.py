@@ -61,7 +61,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with whole(path) as file:
         digesting = Digesting(file)
-        torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, digesting)
+        torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, digesting)  # type: ignore[arg-type]
         if digesting.failed is not None:
             raise digesting.failed
         file.write(digesting.digest.digest())

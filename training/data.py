@@ -202,8 +202,8 @@ class Mixture:
                 return self._drawn(source, number, size, step, place, cached=False)
         latent_seed = None
         if self.sampled:
-            own = isinstance(feed, Tabled)
-            latent_seed = row_noise(feed.index(number, attempt)) if own else row_seed(self.seed, step, place, "latents")
+            table = feed if isinstance(feed, Tabled) else None
+            latent_seed = row_noise(table.index(number, attempt)) if table else row_seed(self.seed, step, place, "latents")
         return Drawn(example, caption, pixels, self._sources(example, size), tuple(skipped), latent_seed, latents, teacher)
 
     def _told(self, source: int, example: Example) -> str | None:

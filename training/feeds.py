@@ -41,8 +41,6 @@ Make = Callable[[int], Example]  # seed -> a row that was not there before
 class Feed(Protocol):
     """What the mixture asks of a source."""
 
-    rows: int | None  # of an epoch; None = not known, or without end
-
     def example(self, number: int, seed: int, attempt: int = 0) -> Example: ...
 
     def held_out(self, number: int) -> Example: ...
@@ -56,8 +54,6 @@ class Feed(Protocol):
 
 class Made:
     """Rows that are drawn from a seed."""
-
-    rows = None
 
     def __init__(self, make: Make, seed: int) -> None:
         self.make, self.seed = make, seed
@@ -79,9 +75,7 @@ class Tabled:
     """A table in shuffled epochs."""
 
     def __init__(self, table: Table, schema: Schema, seed: int, held_out: int) -> None:
-        total = sum(table.blocks)
         self.table, self.schema, self.order = table, schema, Order(table.blocks, seed, held_out)
-        self.rows = total - held_out
 
     def index(self, number: int, attempt: int = 0) -> int:
         return self.order.another(number, attempt) if attempt else self.order.index(number)
@@ -109,8 +103,6 @@ class Tabled:
 
 class Streamed:
     """A stream, shuffled within chunks of `chunk` rows. Rows may be asked for as far back as `reach` before the last one."""
-
-    rows = None
 
     def __init__(self, stream: Stream, schema: Schema, seed: int, held_out: int, chunk: int = 256, reach: int = 4096) -> None:
         self.stream, self.schema, self.seed, self.kept_out = stream, schema, seed, held_out

@@ -60,7 +60,8 @@ def launch(arguments: Sequence[str], processes: int, cuda: bool) -> int:
         if rank:
             said[rank].seek(0)
             sys.stderr.write(said[rank].read().decode(errors="replace"))
-        return abs(children[rank].returncode)
+        code: int = children[rank].returncode
+        return abs(code)
 
 
 def watch(children: Sequence[subprocess.Popen[bytes]], received: Sequence[int]) -> list[int]:

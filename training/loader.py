@@ -7,7 +7,7 @@ import math
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +87,7 @@ def load(mixture: Mixture, collate: Collate, step: int, rows: range, room: Room 
                 pictures = room((len(rows), *row.pixels.shape), np.uint8)
                 if drawn:  # one that is not in the cache: all by the way of pixels
                     again = [mixture.row(step, before) for before in rows[:k]]
-                    pictures[:k] = [other.pixels for other in again]
+                    pictures[:k] = [other.pixels for other in again if other.pixels is not None]
                     drawn = [dataclasses.replace(other, pixels=None) for other in again]
             pictures[k] = row.pixels  # at once, while the processor still has them; the next picture is decoded into their memory
             row = dataclasses.replace(row, pixels=None)
@@ -135,7 +135,7 @@ def given(drawn: Sequence[Drawn]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Batches(Dataset[Loaded]):
+class Batches(Dataset[Loaded | UserError]):
     """Micro-batch k of one process, from step 0 on."""
 
     mixture: Mixture
@@ -179,7 +179,7 @@ class Shared(Dataset[Any]):
         return InSlot(rest.shared(), self.slots.number, slot, shape)
 
 
-def batches(mixture: Mixture, collate: Collate, share: Share, first: int, steps: int, workers: int = 0) -> Iterator[Loaded]:
+def batches(mixture: Mixture, collate: Collate, share: Share, first: int, steps: int, workers: int = 0) -> Generator[Loaded, None, None]:
     """Every micro-batch of one process from step `first` on; `workers` = processes that make them, 0 = a thread of this one."""
     numbers = range(first * share.grad_accum, steps * share.grad_accum)
     made = Batches(mixture, collate, share)

@@ -152,7 +152,7 @@ class RunLog:
                 project="metabridge",
                 name=self.recipe.name,
                 dir=self.out,
-                mode=mode,
+                mode=mode,  # type: ignore[arg-type]
                 config=self.recipe.to_dict(),
                 id=path.read_text(),
                 resume="allow" if mode == "online" else None,  # offline, wandb only warns that it cannot know

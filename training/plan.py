@@ -57,11 +57,11 @@ def parameter_table(bridge: Bridge) -> Table:
     for row in sorted(rows, key=lambda row: not row.trained):
         state = "[green]trained[/green]" if row.trained else "frozen"
         table.add_row(row.name, state, row.dtypes, str(row.tensors), f"{row.numbers:,}", readable(row.size))
-    for state in (True, False):
-        chosen = [row for row in rows if row.trained == state]
+    for trained in (True, False):
+        chosen = [row for row in rows if row.trained == trained]
         total = sum(row.numbers for row in chosen)
         table.add_row(
-            "all " + ("trained" if state else "frozen"),
+            "all " + ("trained" if trained else "frozen"),
             "",
             "",
             str(sum(row.tensors for row in chosen)),

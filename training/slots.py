@@ -42,7 +42,8 @@ class Slots:
             yield number, self.free.popleft() if self.free else None
 
     def array(self, slot: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        return np.frombuffer(self.buffers[slot], np.uint8, math.prod(shape)).reshape(shape)
+        pixels: NDArray[np.uint8] = np.frombuffer(self.buffers[slot], np.uint8, math.prod(shape))  # type: ignore[call-overload]
+        return pixels.reshape(shape)
 
     def tensor(self, slot: int, shape: tuple[int, ...]) -> Tensor:
         """What a worker has written. The slot is free again when neither this tensor nor a view of it is left."""

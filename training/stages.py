@@ -86,6 +86,7 @@ def train_stages(recipe: Recipe, out: Path, build: Build, train: Train, stop: St
                 if agreed(stop) and not (finished and run is runs[-1]):
                     return Stopped(run.recipe, run.folder, steps_of(saved))
             before = saved
+        assert before is not None  # there is a stage at least
         if main:
             place(before, out / "bridge")
     return None

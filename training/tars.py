@@ -137,7 +137,7 @@ def members(file: BinaryIO, size: int, at: int = 0) -> Iterator[Member]:
                     raise Damaged(f"cut short, at byte {size:,} in the middle of {info.name}")
                 if info.isreg():
                     yield Member(info.name, info.offset, info.offset_data, info.size)
-                tar.members.clear()  # it would keep all of them
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
             end = tar.offset
     except tarfile.ReadError as error:
         raise Damaged(f"cut short, at byte {size:,} ({error})") from error
@@ -239,7 +239,7 @@ def refuse_others(path: str, first: bytes) -> None:
             )
     try:
         tarfile.TarInfo.frombuf(first, "utf-8", "surrogateescape")
-    except tarfile.EOFHeaderError:  # an empty one
+    except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # an empty one
         return
     except tarfile.HeaderError as error:
         raise UserError(f"data webdataset.path: {path}: no tar; give .tar files, downloaded in full") from error

@@ -120,7 +120,7 @@ class Run:
 
     @property
     def main(self) -> bool:
-        return self.accelerator.is_main_process
+        return bool(self.accelerator.is_main_process)
 
 
 @contextmanager

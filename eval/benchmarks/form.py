@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -18,7 +19,7 @@ _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 def record(kind: type[Any], tree: Any, where: str) -> Any:
     """A mapping as a dataclass, nested ones too. Of a field's metadata, `choices`, `low` and `high` are held to."""
-    own, hints = fields(kind), _hints(kind)
+    own, hints = fields(kind), _hints(kind)  # type: ignore[arg-type]  # a type is Hashable
     if not isinstance(tree, Mapping):
         raise UserError(f"{where}: {kind_of(tree)} given; it is a mapping of {', '.join(f.name for f in own)}")
     refuse_unknown(tree, [f.name for f in own], where)
@@ -34,7 +35,7 @@ def record(kind: type[Any], tree: Any, where: str) -> Any:
 def options(tree: Mapping[str, Any], where: str, **defaults: Any) -> dict[str, Any]:
     """Options with their defaults, whose types are the options' own."""
     refuse_unknown(tree, list(defaults), where)
-    kinds = {list: tuple[Any, ...], dict: Mapping[str, Any]}
+    kinds: dict[Any, Any] = {list: tuple[Any, ...], dict: Mapping[str, Any]}
     given = {key: value for key, value in tree.items() if not (value == "" == defaults[key])}
     of = {key: type(defaults[key]) for key in given}
     return {**defaults, **{key: _value(value, kinds.get(of[key], of[key]), f"{where}.{key}") for key, value in given.items()}}
@@ -112,6 +113,6 @@ def _in_range(value: Any, metadata: Mapping[str, Any], where: str) -> None:
         for one in value if isinstance(value, tuple) else (value,):
             if one not in choices:
                 raise UserError(f"{where}: {unknown(one, choices, 'value')}")
-    for name, wrong in (("low", lambda end: value < end), ("high", lambda end: value > end)):
-        if name in metadata and wrong(metadata[name]):
+    for name, wrong in (("low", operator.lt), ("high", operator.gt)):
+        if name in metadata and wrong(value, metadata[name]):
             raise UserError(f"{where}: {_shown(value)} given; it is {metadata[name]} at {'least' if name == 'low' else 'most'}")

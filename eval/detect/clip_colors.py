@@ -93,7 +93,8 @@ def crop(image: Image.Image, one: Detection) -> Image.Image:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    lengths: Tensor = vectors.norm(dim=-1, keepdim=True)
+    return vectors / lengths
 
 
 class Clip:
@@ -114,14 +115,16 @@ class Clip:
 
         tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt").to(self.model.device)
         with torch.inference_mode():
-            return self.model.get_text_features(**tokens).pooler_output
+            features: Tensor = self.model.get_text_features(**tokens).pooler_output
+        return features
 
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         import torch
 
         batch = torch.stack([pixels(image, self.side) for image in images]).to(self.model.device)
         with torch.inference_mode():
-            return self.model.get_image_features(pixel_values=batch).pooler_output
+            features: Tensor = self.model.get_image_features(pixel_values=batch).pooler_output
+        return features
 
 
 def pixels(image: Image.Image, side: int) -> Tensor:

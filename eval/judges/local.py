@@ -98,7 +98,8 @@ def _part(part: str | Image.Image, max_side: int | None) -> dict[str, Any]:
 
 
 def _model(path: str, revision: str) -> Any:
-    model, found = transformers.AutoModelForImageTextToText.from_pretrained(path, revision=revision, output_loading_info=True)
+    loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(path, revision=revision, output_loading_info=True)
+    model, found = loaded
     if missing := found["missing_keys"]:  # which would be drawn at random
         raise ValueError(f"{len(missing)} tensors missing, the first is {min(missing)}")
     return model.eval().requires_grad_(False)

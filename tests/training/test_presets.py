@@ -175,7 +175,7 @@ def test_a_preset_reads_a_local_copy(name: str, tmp_path: Path) -> None:
     for index in range(sum(feed.table.blocks)):
         example = feed.schema.example(feed.table.raw(index), 0.99)
         found[int(example.prompt.removeprefix("alt "))] = example
-    assert sorted(found) == list(range(6)) and feed.rows == 6
+    assert sorted(found) == list(range(6)) and sum(feed.table.blocks) == 6
     for k, example in found.items():
         assert example.target is not None and abs_error(example.target, k) < 6 and not example.history and example.thought is None
         assert len(example.images) == (1 + k % 3 if pictures == 3 else pictures)

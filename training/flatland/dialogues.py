@@ -27,7 +27,7 @@ def dialogue(rng: random.Random, turns: int = TURNS, wanted: str = "train", allo
     way = rng.choices(list(_FIRST), weights=list(_FIRST.values()))[0]
     scene = placed(rng, allow_held_out, most=2) if way == "placed" else captioned(rng, way, allow_held_out=allow_held_out).scene
     said = [Said(dress(rng, describe(scene), wanted), scene, "draw")]
-    last = scene.objects[-1].shape
+    last: str | None = scene.objects[-1].shape
     while len(said) < turns:
         kind = rng.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
         done = edit(rng, kind, said[-1].scene, last, wanted, allow_held_out)

@@ -81,7 +81,7 @@ def in_other_words(rng: random.Random) -> Example:
     color, _ = pick(rng)
     while any((color, shape) in HELD_OUT_PAIRS for named, shape in want.objects if named is None):
         color, _ = pick(rng)
-    scene = arrange(rng, [(named or color, shape) for named, shape in want.objects])
+    scene = arrange(rng, [(named or color, shape) for named, shape in want.objects])  # type: ignore[misc]  # every shape is named
     return Example(prompt=text, target=draw(scene), caption=caption)
 
 
