@@ -23,7 +23,7 @@ test: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	mkdir -p .typing/metabridge
 	for folder in $(CODE); do ln -sfn ../../$$folder .typing/metabridge/$$folder; done
-	MYPYPATH=.typing $(VENV)/bin/mypy -p metabridge.bridge -p metabridge.training -p metabridge.eval
+	MYPYPATH=.typing $(VENV)/bin/mypy $(CODE:%=-p metabridge.%)
 	$(PYTEST) tests/bridge --cov=metabridge.bridge --cov-report=term --cov-fail-under=95
 	$(PYTEST) --ignore=tests/bridge --durations=10
 

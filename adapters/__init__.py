@@ -74,7 +74,7 @@ def assemble(recipe: Recipe, device: str = "cpu", scale: float | None = None, in
         with torch.device("meta" if device == "meta" else "cpu"):  # values are drawn on the CPU, the same for every device
             bridge = Bridge(brain, hand, recipe.connector, recipe.objective, scale)
     bridge.thinks = recipe.thinks
-    if start is not None:
+    if init is not None and start is not None:
         lay_over(start, bridge)
         bridge.init = {"path": init, "content_hash": content_hash(start.tensors)}
     return bridge.to(device)

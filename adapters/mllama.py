@@ -86,7 +86,7 @@ class MllamaBrain(AutoBrain):
     def say(self, memory: Memory, max_new_tokens: int = 64) -> tuple[list[list[int]], Memory]:
         parts: Parts = memory.cache
         said: list[list[int]] = []
-        memories = []
+        memories: list[Memory] = []
         for part, seen in zip(parts.memories, parts.seen, strict=True):
             with self._seeing(seen):
                 tokens, grown = super().say(part, max_new_tokens)

@@ -40,7 +40,8 @@ class PretrainedHand(DiffusionHand):
         self.full, self.dtype = checkpoint.train == "full", checkpoint.dtype
         named = self.denoiser.named_parameters()
         self.trained = [parameter for name, parameter in named if self.heard(name)] if self.full else lora_of(self.denoiser)
-        self._load_original, self._original = checkpoint.original, []  # in a list: no part of the hand that draws, or is saved
+        self._load_original = checkpoint.original
+        self._original: list[nn.Module] = []  # in a list: no part of the hand that draws, or is saved
         self.pipeline_class = getattr(diffusers, checkpoint.pipeline)
         self.worn: Sequence[tuple[Path, float]] = ()
         self.prediction = prediction_of(checkpoint.scheduler)
@@ -48,7 +49,8 @@ class PretrainedHand(DiffusionHand):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
-        return (wide(latents_of(self.vae, pixels.to(self.vae.dtype), seeds)) - self._shift) * self.vae.config.scaling_factor
+        latents = wide(latents_of(self.vae, pixels.to(self.vae.dtype), seeds))
+        return (latents - self._shift) * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

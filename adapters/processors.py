@@ -71,7 +71,7 @@ def _gemma4_without_videos(processor_class: type[Any], namespace: dict[str, Any]
     """Its constructor wants a video processor and hands it on to the base class, which takes only what is an attribute."""
     from transformers.processing_utils import ProcessorMixin
 
-    class WithoutVideos(ProcessorMixin):  # type: ignore[misc]
+    class WithoutVideos(ProcessorMixin):
         def __init__(self, *args: Any, video_processor: None = None, **options: Any) -> None:
             super().__init__(*args, **options)
 

@@ -58,7 +58,7 @@ class QuantizedLinear(nn.Module):
         kind = x.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
-        y: Tensor = _Product.apply(x.to(dtype), self)
+        y: Tensor = _Product.apply(x.to(dtype), self)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(dtype)
 
     def extra_repr(self) -> str:

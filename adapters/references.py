@@ -28,11 +28,11 @@ class ReferenceInput(nn.Module):
         self.projection = nn.Conv2d(
             first.in_channels * count,
             first.out_channels,
-            first.kernel_size,
-            first.stride,
-            first.padding,
+            first.kernel_size,  # type: ignore[arg-type]  # torch's own, of its own length
+            first.stride,  # type: ignore[arg-type]
+            first.padding,  # type: ignore[arg-type]
             bias=False,
-            device="cpu",  # type: ignore[arg-type]
+            device="cpu",
         )
         nn.init.zeros_(self.projection.weight)
         self.shown: Tensor | None = None
@@ -58,4 +58,5 @@ class ReferenceInput(nn.Module):
                 return output
             # of several processes, one whose rows have no picture has a gradient (of zeros) to give as well
             shown = args[0].new_zeros(len(args[0]), weight.shape[1], *args[0].shape[2:])
-        return output + self.projection(shown.to(weight.dtype)).to(output.dtype)
+        added: Tensor = self.projection(shown.to(weight.dtype)).to(output.dtype)
+        return output + added

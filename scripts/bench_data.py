@@ -86,7 +86,7 @@ def measure(kind: str, mixture: Mixture, collate: Collate, workers: int, rounds:
                 ceiling.append((sum(wall for wall, _ in rates), statistics.mean(cpu for _, cpu in rates)))
                 ours.append(loading(made, mixture.batch_size, AHEAD * processes))
         finally:
-            made.close()  # type: ignore[attr-defined]
+            made.close()
     return {
         "source": kind,
         "workers": workers,

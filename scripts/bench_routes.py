@@ -187,7 +187,7 @@ def the_batch(recipe: Recipe, bridge: Bridge, prompt_tokens: int | None) -> Batc
         return batch.to(bridge.device)
     tokenizer = bridge.brain.collate.tokenizer  # type: ignore[attr-defined]
     ordinary = torch.tensor(sorted(set(range(len(tokenizer))) - set(tokenizer.added_tokens_decoder)))
-    chosen = torch.randint(len(ordinary), (len(batch.pixels), prompt_tokens), generator=torch.Generator().manual_seed(0))
+    chosen = torch.randint(len(ordinary), (len(batch.noise_seeds), prompt_tokens), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ordinary[chosen], "attention_mask": torch.ones_like(chosen)}
     return Batch((inputs,), batch.pixels, batch.noise_seeds, batch.captions).to(bridge.device)
 
@@ -223,7 +223,8 @@ def steps(recipe: Recipe, bridge: Bridge, batch: Batch, precision: str) -> dict[
         loss.backward()
         torch.nn.utils.clip_grad_norm_(bridge.trained().values(), recipe.train.clip or float("inf"))
         optimizer.step()
-        return loss.detach()
+        done: Tensor = loss.detach()
+        return done
 
     return {"brain": brain, "step": whole}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,18 @@ from metabridge.scripts.eval_run import make_plan, of_pipeline, score
 if TYPE_CHECKING:
     from metabridge.bridge.model import Bridge
     from metabridge.bridge.pipeline import BridgePipeline
+    from metabridge.training.stop import Stop
+    from metabridge.training.train import Callback
     from metabridge.training.watch import Benchmark
 
 
-def train(recipe: Recipe, bridge: Bridge, out: Path, *settings: Any, **named: Any) -> int:
+def train(
+    recipe: Recipe, bridge: Bridge, out: Path, callbacks: Sequence[Callback] = (), stop: Stop | None = None, accept_changes: bool = False
+) -> int:
     """The training loop with what `log.benchmark` asks for: pictures and scores in OUT/benchmarks/step-000500."""
     from metabridge.training.train import train as loop
 
-    return loop(recipe, bridge, out, *settings, benchmark=benchmark(recipe, out), **named)
+    return loop(recipe, bridge, out, callbacks, stop, accept_changes, benchmark(recipe, out))
 
 
 def refuse(recipe: Recipe) -> None:

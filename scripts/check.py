@@ -152,4 +152,4 @@ def trial_step(bridge: Bridge, mixture: Mixture) -> float:
         raise UserError(
             f"trial step: {(deaf + moved)[0]} {'is trained but gets no' if deaf else 'is frozen but gets a'} gradient; report this"
         )
-    return loss.item()
+    return float(loss.item())

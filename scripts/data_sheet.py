@@ -36,7 +36,7 @@ class Samples:
     def png(self, title: str) -> bytes:
         """Rows with as many pictures stand together."""
         by_pictures = sorted(self.kept, key=lambda example: len(example.images[:SOURCES]))
-        sheets = []
+        sheets: list[Image.Image] = []
         for pictures, rows in itertools.groupby(by_pictures, key=lambda example: len(example.images[:SOURCES])):
             tiles = [tile for example in rows for tile in self.tiles(example)]
             across = (pictures + 1) * max(1, COLUMNS // (pictures + 1))

@@ -118,7 +118,9 @@ def panels(runs: Sequence[Run], asked: str | None) -> list[str]:
 
 def draw(runs: Sequence[Run], keys: Sequence[str], x: str) -> bytes:
     """A panel a key, a color a run; its name once, above all."""
-    from metabridge.eval.plot import plt, style
+    from matplotlib import pyplot as plt
+
+    from metabridge.eval.plot import style
 
     columns = 2 if len(keys) == 4 else min(3, len(keys))
     lines = math.ceil(len(keys) / columns)

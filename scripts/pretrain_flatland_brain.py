@@ -19,12 +19,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from metabridge.adapters.processors import image_only
+from metabridge.bridge.thinking import TEMPLATE as THINK_TEMPLATE
 from metabridge.scripts.pretraining import Row, Settings, finish, once, pretrain, settings_from_command_line
 from metabridge.training.flatland.captions import captioned
 from metabridge.training.flatland.lessons import (
     DESCRIBE,
     LESSONS,
-    THINK_TEMPLATE,
     Lesson,
     compose_lesson,
     decide_lesson,
@@ -157,7 +157,8 @@ class Reader:
 
     def render(self, lesson: Lesson) -> str:
         before = [turn for x in lesson.before for turn in (asks(x), {"role": "assistant", "content": x.answer})]
-        return self.processor.apply_chat_template([*before, asks(lesson)], add_generation_prompt=True, tokenize=False)
+        text: str = self.processor.apply_chat_template([*before, asks(lesson)], add_generation_prompt=True, tokenize=False)
+        return text
 
     def batches(self, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
         """Rows with as many pictures together: less padding."""
@@ -181,7 +182,7 @@ def draw_lessons(rows: Sequence[Row]) -> list[Lesson]:
 
 
 @torch.no_grad()
-def answers(model: nn.Module, reader: Reader, lessons: Sequence[Lesson], chunk: int = 50) -> list[str]:
+def answers(model: Any, reader: Reader, lessons: Sequence[Lesson], chunk: int = 50) -> list[str]:
     replies = []
     for k in range(0, len(lessons), chunk):
         part = lessons[k : k + chunk]

@@ -87,6 +87,7 @@ class Drawing(nn.Module):
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
+        self.alphas_cumprod: Tensor
         self.register_buffer("alphas_cumprod", DDPMScheduler(**SCHEDULE).alphas_cumprod, persistent=False)
 
     def forward(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:

@@ -41,7 +41,7 @@ class Reconstruction(nn.Module):
         pixels = pixels.to(self.vae.device)
         posterior = self.vae.encode(pixels).latent_dist
         decoded = self.vae.decode(posterior.sample()).sample
-        per_number = posterior.kl().mean() / posterior.mean[0].numel()
+        per_number: Tensor = posterior.kl().mean() / posterior.mean[0].numel()
         return F.l1_loss(decoded, pixels) + 4 * F.mse_loss(decoded, pixels) + self.divergence * per_number
 
 

@@ -44,7 +44,7 @@ class Reconstruction(nn.Module):
         latents = self.vae.encode(pixels).latent
         decoded = self.vae.decode(latents + self.noise * torch.randn_like(latents)).sample
         # unit variance, without which the encoder would drown the noise
-        excess = (latents.float().pow(2).mean() - 1).clamp(min=0)
+        excess: Tensor = (latents.float().pow(2).mean() - 1).clamp(min=0)
         return F.l1_loss(decoded, pixels) + 4 * F.mse_loss(decoded, pixels) + self.spread * excess
 
 

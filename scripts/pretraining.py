@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +49,8 @@ class Settings:
     checkpoint_every: int = 250
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     index: int  # in the batch of all processes
     seed: int
 

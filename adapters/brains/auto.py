@@ -155,7 +155,8 @@ class AutoBrain(Brain):
         context = self._context(mask, position_ids, cache)
         if "per_layer_inputs" in self.parameters_of_text and self.text.hidden_size_per_layer_input:
             context["per_layer_inputs"] = self.text.get_per_layer_inputs(ids)
-        return self.text(inputs_embeds=embeds, **context).last_hidden_state
+        hidden: Tensor = self.text(inputs_embeds=embeds, **context).last_hidden_state
+        return hidden
 
     def _context(self, mask: Tensor, position_ids: Tensor, cache: Any) -> dict[str, Any]:
         """What goes with the tokens of a pass; a state space model has no positions and its own word for the cache."""

@@ -43,7 +43,8 @@ class Lumina2Hand(PretrainedHand):
     def guide(self, predictions: Sequence[Tensor], guidance: Sequence[float]) -> Tensor:
         """Guided, then each row of the picture brought back to the length that it has under the full condition alone."""
         guided = guide(predictions, guidance)
-        return guided * (predictions[-1].norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+        ratio: Tensor = predictions[-1].norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)
+        return guided * ratio
 
     def schedule(self, steps: int, shape: tuple[int, int, int], device: torch.device) -> Any:
         # the official pipeline reads the channels where it means the tokens, so that mu is the same at every size

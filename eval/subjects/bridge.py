@@ -29,9 +29,9 @@ class Drawn(Protocol):
 
 
 class Drawer(Protocol):
-    """A BridgePipeline is one. `seeds` has one seed per prompt."""
+    """A BridgePipeline is one: it is called with `think`, `seeds` (one a prompt), `output_type` and settings, by name."""
 
-    def __call__(self, prompt: list[str], *, think: bool, seeds: list[int], output_type: str, **settings: Any) -> Drawn: ...
+    def __call__(self, prompt: list[str], /, *args: Any, **settings: Any) -> Drawn: ...
 
     def draw_native(self, captions: list[str], *, seeds: list[int], output_type: str, **settings: Any) -> Drawn: ...
 

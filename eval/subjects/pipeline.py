@@ -161,7 +161,7 @@ def _pipeline(path: str, revision: str, dtype: torch.dtype) -> tuple[Any, str]:
     index = diffusers.DiffusionPipeline.load_config(path, revision=revision)
     models = {name: model for name, entry in index.items() if (model := _model(entry, path, name, revision, dtype)) is not None}
     absent = {name: None for name, entry in index.items() if entry in ([None, None], (None, None))}  # diffusers wants to be told
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(path, revision=revision, dtype=dtype, **models, **absent)  # type: ignore[no-untyped-call]
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(path, revision=revision, dtype=dtype, **models, **absent)
     return pipeline, _fingerprint(index, pipeline.components)
 
 
