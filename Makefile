@@ -17,7 +17,7 @@ test soak: export OMP_NUM_THREADS ?= 1
 demo: $(INSTALLED)
 	$(VENV)/bin/metabridge demo --out demo
 
-# Coverage is the bridge's by its own tests: taken over all of them, its tracing would be a third of the time.
+# Coverage is the bridge's by its own tests: taken over all of them, its tracing would be a quarter of the time.
 test: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .

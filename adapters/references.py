@@ -25,14 +25,9 @@ class ReferenceInput(nn.Module):
         if count < 1:
             raise UserError(f"hand.references: {count} given; 1 at least, or leave it out for a hand that is given no source pictures")
         self.count = count
+        like: Any = first  # torch hints at tuples of any length where it asks for pairs
         self.projection = nn.Conv2d(
-            first.in_channels * count,
-            first.out_channels,
-            first.kernel_size,  # type: ignore[arg-type]  # torch's own, of its own length
-            first.stride,  # type: ignore[arg-type]
-            first.padding,  # type: ignore[arg-type]
-            bias=False,
-            device="cpu",
+            first.in_channels * count, first.out_channels, like.kernel_size, like.stride, like.padding, bias=False, device="cpu"
         )
         nn.init.zeros_(self.projection.weight)
         self.shown: Tensor | None = None

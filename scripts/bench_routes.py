@@ -219,12 +219,11 @@ def steps(recipe: Recipe, bridge: Bridge, batch: Batch, precision: str) -> dict[
     def whole() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with autocast():
-            loss = bridge(batch).mean()
+            loss: Tensor = bridge(batch).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(bridge.trained().values(), recipe.train.clip or float("inf"))
         optimizer.step()
-        done: Tensor = loss.detach()
-        return done
+        return loss.detach()
 
     return {"brain": brain, "step": whole}
 

@@ -94,8 +94,8 @@ class Benchmarks:
                         found.setdefault(number, "near")
         hits: dict[str, Hit] = {}
         for number, how in sorted(found.items(), key=lambda item: (item[1] != "exact", item[0])):
-            name, prompt_of_theirs = self.prompts[number]
-            hits.setdefault(name, Hit(name, how, prompt_of_theirs))
+            name, text = self.prompts[number]
+            hits.setdefault(name, Hit(name, how, text))
         if template := geneval_template(said):
             hits[GENEVAL] = Hit(GENEVAL, "template", template)
         return list(hits.values())

@@ -201,9 +201,10 @@ class Mixture:
             if teacher is None:
                 return self._drawn(source, number, size, step, place, cached=False)
         latent_seed = None
-        if self.sampled:
-            table = feed if isinstance(feed, Tabled) else None
-            latent_seed = row_noise(table.index(number, attempt)) if table else row_seed(self.seed, step, place, "latents")
+        if self.sampled and isinstance(feed, Tabled):
+            latent_seed = row_noise(feed.index(number, attempt))
+        elif self.sampled:
+            latent_seed = row_seed(self.seed, step, place, "latents")
         return Drawn(example, caption, pixels, self._sources(example, size), tuple(skipped), latent_seed, latents, teacher)
 
     def _told(self, source: int, example: Example) -> str | None:

@@ -98,8 +98,7 @@ def _part(part: str | Image.Image, max_side: int | None) -> dict[str, Any]:
 
 
 def _model(path: str, revision: str) -> Any:
-    loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(path, revision=revision, output_loading_info=True)
-    model, found = loaded
+    model, found = transformers.AutoModelForImageTextToText.from_pretrained(path, revision=revision, output_loading_info=True)
     if missing := found["missing_keys"]:  # which would be drawn at random
         raise ValueError(f"{len(missing)} tensors missing, the first is {min(missing)}")
     return model.eval().requires_grad_(False)

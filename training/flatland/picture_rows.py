@@ -43,8 +43,8 @@ def dialogue_row(seed: int, think: float, misread: float = 0.0, frames: float = 
     thinks, last = rng.random() < think, rng.choice((0, 1, 1, 2, 2, 2))
     history = []
     for turn in said[:last]:
-        said_back = describe(turn.scene) if thinks else ""
-        history += [Turn("user", turn.text, think=thinks), Turn("assistant", said_back, (draw(turn.scene),))]
+        answer = Turn("assistant", describe(turn.scene) if thinks else "", (draw(turn.scene),))
+        history += [Turn("user", turn.text, think=thinks), answer]
     now = said[last]
     thought = _thought(rng, said[last - 1].scene, now.scene, misread if now.kind in MISREAD else 0.0) if thinks else None
     return Example(now.text, (), draw(now.scene), tuple(history), thought)
